@@ -1,0 +1,71 @@
+"""The protocol that every engine speaks: a conversation in, a stream of events out."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from ..events import Event
+from ..messages import Conversation
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """What a screen says about the model in use."""
+
+    name: str
+    """As the person gave it: `demo`, a hub name, a folder."""
+    device: str = ""
+    """Where it runs, short: `cpu`, `cuda:0`, `2 GPUs + cpu`, or a server's host."""
+    dtype: str = ""
+    parameters: int = 0
+    context_length: int = 0
+    """In tokens; 0 when unknown."""
+    load_s: float = 0.0
+    thinks: bool = True
+    """Whether the chat template knows `enable_thinking`; where not, the toggle has no effect."""
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationOptions:
+    """How the next answer is sampled. None leaves the checkpoint's generation_config in force."""
+
+    enable_thinking: bool = True
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    max_tokens: int | None = None
+    """New tokens at most; None: until the model stops or the context is full."""
+    seed: int | None = None
+    greedy: bool = False
+
+
+class Engine(Protocol):
+    """Makes one assistant turn at a time. Not re-entrant: a second `generate` waits for the first."""
+
+    @property
+    def info(self) -> ModelInfo: ...
+
+    def generate(
+        self,
+        conversation: Conversation,
+        *,
+        tools: Sequence[dict[str, Any]] = (),
+        options: GenerationOptions | None = None,
+        cancel: threading.Event | None = None,
+    ) -> Iterator[Event]:
+        """Yield one turn's events, the last a TurnDone.
+
+        Setting `cancel` ends the turn within one decode step (or one prefill chunk) with
+        finish_reason "interrupted" and the text so far. Closing the iterator does the same, silently.
+
+        Raises: ContextFullError when the prompt leaves no room to answer; ModelError or ServerError
+        when the engine fails. The engine stays usable after either.
+        """
+        ...
+
+    def close(self) -> None:
+        """Free the model and stop the threads. Idempotent."""
+        ...
