@@ -153,6 +153,10 @@ class Conversation:
         new._messages = list(self._messages)
         return new
 
+    def truncate(self, length: int) -> None:
+        """Forget all but the first `length` messages."""
+        del self._messages[length:]
+
     def clear(self, *, keep_system: bool = True) -> None:
         """Forget the messages; a leading system message stays unless told otherwise."""
         keep = [m for m in self._messages[:1] if keep_system and m.role == "system"]

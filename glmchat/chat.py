@@ -1,0 +1,139 @@
+"""The turn loop: a user message goes to the engine, its events come back, the conversation grows.
+
+What is stored, whatever happens:
+- an answer that ends by itself: the engine's message, with reasoning and tool calls;
+- an answer that the person stops (`cancel`, closing the iterator, Ctrl-C): what came so far, marked
+  `interrupted`; if nothing came, the user message is taken back as well;
+- a fault: the user message is taken back, so that the same `send` can be tried again.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from types import TracebackType
+from typing import Any
+
+from .engine.base import Engine, GenerationOptions
+from .errors import ConversationError
+from .events import AnswerDelta, Event, ThinkingDelta, ToolCallReady, TurnDone
+from .messages import Conversation, Message, ToolCall
+
+NOT_RUN = "This call was not run."
+
+
+class Chat:
+    """A conversation with an engine. `send` yields the events of one turn and stores its messages.
+
+    `options` may be replaced between turns. One turn at a time; `cancel` may come from any thread.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        system: str | None = None,
+        tools: Sequence[dict[str, Any]] = (),
+        options: GenerationOptions | None = None,
+        conversation: Conversation | None = None,
+    ) -> None:
+        self.engine = engine
+        self.tools = tuple(tools)
+        self.options = options or GenerationOptions()
+        self.conversation = Conversation() if conversation is None else conversation
+        self._cancel = threading.Event()
+        if system is not None:
+            if len(self.conversation):
+                raise ConversationError("A system message comes first; put it into the conversation you pass.")
+            self.conversation.append(Message("system", system))
+
+    def send(self, text: str) -> Iterator[Event]:
+        """Ask, and yield the turn's events; the last is a TurnDone whose message is the stored one.
+
+        Calls of the turn before that nobody answered are answered first, as not run.
+        Raises what the engine raises, after taking the user message back.
+        """
+        conversation = self.conversation
+        for call in conversation.unanswered:
+            conversation.append(Message("tool", NOT_RUN, tool_call_id=call.id))
+        before = len(conversation)
+        conversation.append(Message("user", text))
+        self._cancel.clear()
+        partial = _Partial()
+        answered = False
+        try:
+            turn = self.engine.generate(
+                conversation, tools=self.tools, options=self.options, cancel=self._cancel
+            )
+            for event in turn:
+                partial.add(event)
+                if isinstance(event, TurnDone):
+                    event = replace(event, message=self._store(event.message, before))
+                    answered = True
+                yield event
+        except (GeneratorExit, KeyboardInterrupt):
+            self._cancel.set()
+            if not answered:
+                self._store(partial.message(), before)
+            raise
+        except BaseException:
+            if not answered:
+                conversation.truncate(before)
+            raise
+
+    def cancel(self) -> None:
+        """End the running turn soon; `send` then yields its TurnDone with what came so far."""
+        self._cancel.set()
+
+    def clear(self) -> None:
+        """Start over; the system message stays."""
+        self.conversation.clear()
+
+    def close(self) -> None:
+        """Close the engine."""
+        self.engine.close()
+
+    def __enter__(self) -> Chat:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _store(self, message: Message, before: int) -> Message:
+        if message.interrupted and not (message.content or message.reasoning_content or message.tool_calls):
+            self.conversation.truncate(before)
+            return message
+        return self.conversation.append(message)
+
+
+class _Partial:
+    """What a turn gave so far, should it end before its TurnDone."""
+
+    def __init__(self) -> None:
+        self._thinking: list[str] = []
+        self._answer: list[str] = []
+        self._calls: list[ToolCall] = []
+
+    def add(self, event: Event) -> None:
+        if isinstance(event, ThinkingDelta):
+            self._thinking.append(event.text)
+        elif isinstance(event, AnswerDelta):
+            self._answer.append(event.text)
+        elif isinstance(event, ToolCallReady):
+            self._calls.append(event.call)
+
+    def message(self) -> Message:
+        return Message(
+            "assistant",
+            _join(self._answer),
+            reasoning_content=_join(self._thinking),
+            tool_calls=tuple(self._calls),
+            interrupted=True,
+        )
+
+
+def _join(parts: Iterable[str]) -> str:
+    return "".join(parts).strip()

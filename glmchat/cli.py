@@ -1,0 +1,214 @@
+"""The door: options and config become Settings, and one front end runs with them.
+
+Nothing heavy is imported before it is known what to do; --help and --version pay for argparse alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+from . import settings as st
+from .errors import EXIT_ERROR, EXIT_INTERRUPTED, GlmChatError, UsageError
+
+EXIT_PIPE = 141  # 128 + SIGPIPE, what a shell reports of any program whose reader went away
+EXIT_TERMINATED = 143
+
+_USAGE = "glmchat [options] [--] [prompt]"
+_ABOUT = "Chat with GLM-4.5 and its kin. In a terminal, alone: a conversation. With a prompt or a pipe: one answer."
+_EXAMPLES = """\
+examples:
+  glmchat                                          a conversation in the terminal
+  glmchat --model zai-org/GLM-4.5-Air --no-think   the same, with a real model
+  glmchat -- "one question"                        the answer on stdout
+  cat notes.txt | glmchat "summarise"              stdin is context before the question
+  glmchat --json "hi" | jq .message.content        for programs
+
+Any option may stand in config.toml (max_tokens = 500) or the environment (GLMCHAT_MAX_TOKENS).
+exit codes: 0 answer, 1 error, 2 usage, 3 model cannot be loaded, 4 server,
+  5 stopped by the token limit or a full context, 130 interrupted, 141 reader of the pipe went away
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message[:1].upper()}{message[1:]}. See glmchat --help.")
+
+
+class _Version(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            print(f"glmchat {version('glmchat')}")
+        except PackageNotFoundError:
+            print("glmchat (run from its source, not installed)")
+        parser.exit()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run glmchat with these arguments and return its exit code."""
+    signal.signal(signal.SIGTERM, _terminated)
+    words = sys.argv[1:] if argv is None else list(argv)
+    try:
+        code = _run(words)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        # What is still buffered would fail again at exit, with a message: let it go nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_PIPE
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The options: one for each field of Settings, and those that only make sense for one run."""
+    parser = _Parser(
+        prog="glmchat",
+        usage=_USAGE,
+        description=_ABOUT,
+        epilog=_EXAMPLES,
+        allow_abbrev=False,
+        add_help=False,
+        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=30, width=100),
+    )
+    parser.add_argument("prompt", nargs="?", help=argparse.SUPPRESS)
+    groups: dict[str, argparse._ArgumentGroup] = {}
+    for entry in st.table():
+        name = entry.metadata["group"]
+        if name not in groups:
+            groups[name] = parser.add_argument_group(name)
+        _add_setting(groups[name], entry.name, entry.default, entry.metadata)
+
+    shown = groups[st.SHOWN]
+    form = shown.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="one JSON object: message, usage, timing, finish_reason")
+    form.add_argument("--stream-json", action="store_true", help="one JSON event a line")
+    form.add_argument("--print-prompt", action="store_true", help="the text the model would see; loads no weights")
+
+    other = parser.add_argument_group("other")
+    other.add_argument("--config", metavar="FILE", help="read this in place of the usual config.toml")
+    other.add_argument("--debug", action="store_true", help="show tracebacks")
+    other.add_argument("--version", action=_Version, nargs=0, help="print the version and leave")
+    other.add_argument("-h", "--help", action="help", help="print this and leave")
+    return parser
+
+
+def _add_setting(group: argparse._ArgumentGroup, name: str, default: Any, about: Any) -> None:
+    flag, kind = st.flag(name), about["kind"]
+    if kind is st.SWITCH:
+        off = flag.replace("--", "--no-", 1)
+        common: dict[str, Any] = {"dest": name, "default": argparse.SUPPRESS}
+        group.add_argument(flag, action="store_true", help=about["help"], **common)
+        text = "answer at once" if default else argparse.SUPPRESS  # the default's opposite is worth a line
+        group.add_argument(off, action="store_false", help=text, **common)
+        return
+    group.add_argument(
+        flag,
+        type=_argument(kind),
+        default=argparse.SUPPRESS,
+        metavar="|".join(kind.choices) or about["metavar"],
+        help=about["help"],
+    )
+
+
+def _argument(kind: st.Kind) -> Callable[[str], Any]:
+    def read(text: str) -> Any:
+        try:
+            return kind.read_text(text)
+        except ValueError as e:
+            raise argparse.ArgumentTypeError(str(e)) from None
+
+    return read
+
+
+def _run(words: list[str]) -> int:
+    try:
+        args = _parse(words)
+    except UsageError as e:
+        return _report(e)
+    try:
+        flags = {entry.name: getattr(args, entry.name) for entry in st.table() if hasattr(args, entry.name)}
+        return _dispatch(st.load_settings(flags, config=args.config), args)
+    except (BrokenPipeError, KeyboardInterrupt):
+        raise
+    except Exception as e:
+        if args.debug:
+            import traceback
+
+            traceback.print_exc()
+        if args.json or args.stream_json:
+            from .terminal import jsonl
+
+            jsonl.write_error(e, stream=args.stream_json)
+        return _report(e)
+
+
+def _parse(words: list[str]) -> argparse.Namespace:
+    parser = build_parser()
+    args, rest = parser.parse_known_args(words)
+    for word in rest:
+        if word.startswith("-"):
+            known = [s for action in parser._actions for s in action.option_strings]
+            hint = st.nearest(word.partition("=")[0], known) or "; put -- before a prompt that begins with a dash."
+            raise UsageError(f"Unknown option {word}{hint}")
+        raise UsageError(f"One prompt, please: {word!r} is a second one. Put quotes around the whole prompt.")
+    return args
+
+
+def _dispatch(settings: st.Settings, args: argparse.Namespace) -> int:
+    from .terminal import stdin
+
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # stdout was closed: lives as long as the program
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a character the locale lacks must not end an answer
+    talks = sys.stdin is not None and sys.stdin.isatty() and sys.stdout.isatty()
+    plain = not (args.json or args.stream_json or args.print_prompt)
+    if args.prompt is None and talks and plain:
+        from .terminal import repl, start
+
+        with start.open_chat(settings) as chat:
+            return repl.run(chat, show_thinking=settings.show_thinking)
+
+    prompt = stdin.compose(args.prompt)
+    from .terminal import start
+
+    if args.print_prompt:
+        return start.print_prompt(settings, prompt)
+    with start.open_chat(settings) as chat:
+        if plain:
+            from .terminal import plain as front
+
+            return front.run(chat, prompt, show_thinking=settings.show_thinking)
+        from .terminal import jsonl
+
+        return jsonl.run(chat, prompt, stream=args.stream_json)
+
+
+def _report(error: Exception) -> int:
+    if isinstance(error, GlmChatError):
+        text, code = str(error), error.exit_code
+    elif isinstance(error, OSError):
+        text, code = f"{error}.", EXIT_ERROR
+    else:
+        text = f"internal error, {type(error).__name__}: {error}. Run again with --debug and report what it shows."
+        code = EXIT_ERROR
+    from .terminal.sanitize import sanitize
+
+    if sys.stderr is not None:
+        print(f"glmchat: {sanitize(text)}", file=sys.stderr)
+    return code
+
+
+def _terminated(*_: object) -> NoReturn:
+    raise SystemExit(EXIT_TERMINATED)  # unwinds, so that every terminal setting is put back
+
+

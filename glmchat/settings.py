@@ -1,0 +1,190 @@
+"""Settings of one run: defaults < config.toml < environment < flags.
+
+The fields of `Settings` are the one table: each names its kind, its place in --help and its text.
+`--name` is the flag, `name` the key of config.toml, `GLMCHAT_NAME` the variable.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import Field, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from .errors import UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What a setting may be: how it is said in a message, read from text, and checked as a value."""
+
+    expects: str
+    parse: Callable[[str], Any]
+    accepts: Callable[[Any], bool]
+    choices: tuple[str, ...] = ()
+
+    def read_text(self, text: str) -> Any:
+        """The value that a flag or a variable spells. Raises ValueError that says what was expected."""
+        try:
+            value = self.parse(text)
+        except ValueError:
+            value = None
+        if value is None or not self.accepts(value):
+            raise ValueError(f"must be {self.expects}, not {text!r}")
+        return value
+
+    def read_value(self, value: Any) -> Any:
+        """A typed value of config.toml, checked. Raises ValueError that says what was expected."""
+        if not self.accepts(value):
+            raise ValueError(f"must be {self.expects}, not {value!r}")
+        return value
+
+
+def _number(low: float, high: float) -> Kind:
+    def accepts(value: Any) -> bool:
+        return isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
+
+    return Kind(f"a number from {low:g} to {high:g}", float, accepts)
+
+
+def _whole(low: int, high: int) -> Kind:
+    def accepts(value: Any) -> bool:
+        return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+
+    return Kind(f"a whole number from {low} to {high}", int, accepts)
+
+
+def _choice(*names: str) -> Kind:
+    return Kind(f"one of {', '.join(names)}", str, lambda v: isinstance(v, str) and v in names, names)
+
+
+_WORDS = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+
+TEXT = Kind("a text that is not empty", str, lambda v: isinstance(v, str) and v != "")
+SWITCH = Kind("true or false", lambda text: _WORDS.get(text.lower()), lambda v: isinstance(v, bool))
+PATH = Kind("a path", os.path.expanduser, lambda v: isinstance(v, str) and v != "")
+
+MODEL, ANSWER, SHOWN = "model", "answer", "what is shown"
+
+
+def _setting(default: Any, kind: Kind, group: str, text: str, metavar: str = "", **more: Any) -> Any:
+    return field(default=default, metadata={"kind": kind, "group": group, "help": text, "metavar": metavar, **more})
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the person asked for. None leaves the choice to the checkpoint or the program."""
+
+    model: str | None = _setting(None, TEXT, MODEL, "demo, a hub name such as zai-org/GLM-4.5-Air, or a folder", "MODEL")
+    revision: str | None = _setting(None, TEXT, MODEL, "branch, tag or commit on the hub", "REV")
+    token: str | None = _setting(None, TEXT, MODEL, "hub token (rather: HF_TOKEN)", "TOKEN", env="HF_TOKEN")
+    offline: bool = _setting(False, SWITCH, MODEL, "never touch the network")
+    trust_remote_code: bool = _setting(False, SWITCH, MODEL, "run code that comes with the checkpoint")
+    device_map: str = _setting("auto", TEXT, MODEL, "auto, balanced, sequential, cpu, cuda:N or FILE.json", "MAP")
+    max_memory: str | None = _setting(None, TEXT, MODEL, "for example 0=70GiB,cpu=100GiB", "LIST")
+    offload_dir: str | None = _setting(None, PATH, MODEL, "folder for weights that fit neither GPU nor memory", "DIR")
+    dtype: str = _setting("auto", _choice("auto", "bfloat16", "float16", "float32"), MODEL, "type of the weights")
+    attn: str | None = _setting(None, TEXT, MODEL, "attention kernel: sdpa, eager, flash_attention_2", "NAME")
+    chat_template: str = _setting("auto", TEXT, MODEL, "auto, glm-4.5, glm-4.7 or a FILE", "NAME")
+
+    think: bool = _setting(True, SWITCH, ANSWER, "let the model think before it answers (default)")
+    system: str | None = _setting(None, TEXT, ANSWER, "system message, or @FILE that holds it", "TEXT")
+    tools: str | None = _setting(None, PATH, ANSWER, "JSON file of tool declarations; calls are shown, not run", "FILE")
+    temperature: float | None = _setting(None, _number(0, 2), ANSWER, "0 to 2; 0 is greedy", "T")
+    top_p: float | None = _setting(None, _number(0.001, 1), ANSWER, "nucleus sampling, up to 1", "P")
+    top_k: int | None = _setting(None, _whole(1, 1_000_000), ANSWER, "sample among the K likeliest", "K")
+    max_tokens: int | None = _setting(None, _whole(1, 10_000_000), ANSWER, "new tokens at most", "N")
+    seed: int | None = _setting(None, _whole(0, 2**63 - 1), ANSWER, "make sampling repeatable", "N")
+    greedy: bool = _setting(False, SWITCH, ANSWER, "always the likeliest token")
+
+    show_thinking: bool = _setting(False, SWITCH, SHOWN, "do not hide the thinking; in a pipe it goes to stderr")
+
+
+def table() -> tuple[Field[Any], ...]:
+    """Every setting, in the order of --help."""
+    return fields(Settings)
+
+
+def flag(name: str) -> str:
+    """The option that sets a field: `top_p` → `--top-p`."""
+    return "--" + name.replace("_", "-")
+
+
+def nearest(word: str, names: Iterable[str]) -> str:
+    """`; did you mean X?` when a name comes close to `word`, else nothing."""
+    close = difflib.get_close_matches(word, list(names), n=1, cutoff=0.6)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def default_config_path() -> Path:
+    import platformdirs
+
+    return Path(platformdirs.user_config_dir("glmchat", appauthor=False)) / "config.toml"
+
+
+def load_settings(
+    flags: Mapping[str, Any], environ: Mapping[str, str] = os.environ, config: str | None = None
+) -> Settings:
+    """Lay the sources over each other. `flags` holds only what was given on the command line.
+
+    `config` (or GLMCHAT_CONFIG) names a file that must exist; the default one need not.
+    Raises UsageError, one line that names the source, the key and what was expected.
+    """
+    named = config or environ.get("GLMCHAT_CONFIG")
+    path = Path(named).expanduser() if named else default_config_path()
+    values = _from_file(path, must_exist=bool(named))
+    values.update(_from_environ(environ))
+    values.update(flags)
+    return Settings(**values)
+
+
+def _from_environ(environ: Mapping[str, str]) -> dict[str, Any]:
+    values = {}
+    for entry in table():
+        for variable in (f"GLMCHAT_{entry.name.upper()}", entry.metadata.get("env", "")):
+            if text := environ.get(variable):
+                try:
+                    values[entry.name] = entry.metadata["kind"].read_text(text)
+                except ValueError as e:
+                    raise UsageError(f"The environment variable {variable} {e}.") from None
+                break
+    return values
+
+
+def _from_file(path: Path, *, must_exist: bool) -> dict[str, Any]:
+    known = {entry.name: entry.metadata["kind"] for entry in table()}
+    values = {}
+    for key, value in _read_toml(path, must_exist=must_exist).items():
+        if key not in known:
+            hint = nearest(key, known) or f"; known are {', '.join(known)}."
+            raise UsageError(f"{path}: unknown key {key!r}{hint}")
+        try:
+            values[key] = known[key].read_value(value)
+        except ValueError as e:
+            raise UsageError(f"{path}: {key} {e}.") from None
+        if known[key] is PATH:  # beside the file that names it, wherever the program was started
+            values[key] = str(path.parent / Path(values[key]).expanduser())
+    return values
+
+
+def _read_toml(path: Path, *, must_exist: bool) -> dict[str, Any]:
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        if must_exist:
+            raise UsageError(f"The config file {path} does not exist; create it or name another.") from None
+        return {}
+    except OSError as e:
+        raise UsageError(f"The config file {path} cannot be read: {e.strerror or e}.") from None
+    try:
+        import tomllib
+    except ModuleNotFoundError:  # Python 3.10
+        import tomli as tomllib
+    try:
+        return tomllib.loads(data.decode())
+    except UnicodeDecodeError as e:
+        raise UsageError(f"{path}: not UTF-8 at byte {e.start}; save it as UTF-8.") from None
+    except tomllib.TOMLDecodeError as e:
+        raise UsageError(f"{path}: not valid TOML: {e}.") from None

@@ -1,0 +1,107 @@
+"""The front end of pipes: the answer on stdout as it comes, and nothing else there.
+
+To a pipe or a file the answer goes unchanged; to a terminal it goes through the sanitiser. It always
+ends in a newline, as text files do. Thinking, notes and errors go to stderr.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import closing
+from typing import TextIO
+
+from ..chat import Chat
+from ..errors import EXIT_INTERRUPTED, EXIT_LENGTH, EXIT_OK
+from ..events import AnswerDelta, FinishReason, ThinkingDelta, ThinkingDone, ToolCallBroken, ToolCallReady, TurnDone
+from .interrupt import stops_on_ctrl_c
+from .sanitize import Sanitizer, sanitize
+from .wording import call_text, stopped_text
+
+EXIT_CODES: dict[FinishReason, int] = {
+    "stop": EXIT_OK,
+    "tool_calls": EXIT_OK,
+    "length": EXIT_LENGTH,
+    "context": EXIT_LENGTH,
+    "interrupted": EXIT_INTERRUPTED,
+}
+
+
+def run(chat: Chat, prompt: str, *, show_thinking: bool = False) -> int:
+    """Answer one prompt and return the exit code."""
+    answer = _Stream(sys.stdout)
+    notes = _Notes(show_thinking)
+    reason: FinishReason = "interrupted"
+    try:
+        with stops_on_ctrl_c(chat), closing(chat.send(prompt)) as turn:  # type: ignore[type-var]
+            for event in turn:
+                match event:
+                    case AnswerDelta(text):
+                        answer.write(text)
+                    case TurnDone(finish_reason=finish_reason):
+                        reason = finish_reason
+                    case _:
+                        notes.add(event)
+    finally:
+        answer.finish()
+    if text := stopped_text(reason):
+        notes.line(f"glmchat: {text}")
+    return EXIT_CODES[reason]
+
+
+class _Stream:
+    """Text written as it comes, without the blank lines around it, with one newline at its end."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+        self._sanitizer = Sanitizer() if out.isatty() else None
+        self._held = ""  # white space that is only written when more text follows
+        self._begun = False
+
+    def write(self, text: str) -> None:
+        if self._sanitizer:
+            text = self._sanitizer.feed(text)
+        text = self._held + text
+        if not self._begun:
+            text = text.lstrip()
+        body = text.rstrip()
+        self._held = text[len(body) :]
+        if body:
+            self._begun = True
+            self._out.write(body)
+            self._out.flush()
+
+    def finish(self) -> None:
+        if self._sanitizer:
+            self.write(self._sanitizer.flush())
+        if self._begun:
+            self._out.write("\n")
+            self._out.flush()
+        self._begun, self._held = False, ""
+
+
+class _Notes:
+    """What a person may want to see beside the answer, on stderr."""
+
+    def __init__(self, show_thinking: bool) -> None:
+        styled = sys.stderr.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+        self._dim, self._plain = ("\x1b[2m", "\x1b[0m") if styled else ("", "")
+        self._thinking = _Stream(sys.stderr) if show_thinking else None
+
+    def add(self, event: object) -> None:
+        match event:
+            case ThinkingDelta(text) if self._thinking:
+                sys.stderr.write(self._dim)
+                self._thinking.write(text)
+                sys.stderr.write(self._plain)
+            case ThinkingDone() if self._thinking:
+                self._thinking.finish()
+            case ToolCallReady(call):
+                self.line(f"glmchat: the model calls {call_text(call)}; tools are not run.")
+            case ToolCallBroken(raw):
+                self.line(f"glmchat: the model wrote a broken tool call: {raw!r}")
+
+    def line(self, text: str) -> None:
+        if self._thinking:
+            self._thinking.finish()
+        print(sanitize(text), file=sys.stderr, flush=True)

@@ -1,0 +1,42 @@
+"""How events are said in words, the same in every front end."""
+
+from __future__ import annotations
+
+import json
+
+from ..events import FinishReason, TurnDone
+from ..messages import ToolCall
+
+
+def call_text(call: ToolCall) -> str:
+    """`get_weather(city="Oslo")`, on one line."""
+    arguments = ", ".join(f"{k}={json.dumps(v, ensure_ascii=False)}" for k, v in call.arguments.items())
+    return f"{call.name}({arguments})"
+
+
+def stopped_text(reason: FinishReason) -> str:
+    """Why an answer ended before its end and what helps; "" when it is whole."""
+    if reason == "length":
+        return "The answer stopped at the token limit; raise --max-tokens."
+    if reason == "context":
+        return "The answer stopped because the model's context is full; start anew, or with a shorter prompt."
+    return ""
+
+
+def stats_text(done: TurnDone) -> str:
+    """`128 tokens · 41.3 tokens/s · first token 0.35 s`."""
+    parts = [count(done.usage.completion_tokens, "token")]
+    if done.timing.decode_tokens_per_s:
+        parts.append(f"{done.timing.decode_tokens_per_s:.1f} tokens/s")
+    if done.timing.ttft_s is not None:
+        parts.append(f"first token {done.timing.ttft_s:.2f} s")
+    return " · ".join(parts)
+
+
+def thought_text(seconds: float, tokens: int) -> str:
+    """`Thought for 12.3 s · 340 tokens`."""
+    return f"Thought for {seconds:.1f} s · {count(tokens, 'token')}"
+
+
+def count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
