@@ -1,0 +1,27 @@
+# `make chat` and `make test` set themselves up: all that is needed is Python 3.10 or newer, with venv.
+MAKEFLAGS += --no-print-directory
+.SILENT:
+.PHONY: help chat test lint types
+
+help:
+	echo "make chat                    talk to the bundled model (options: make chat ARGS='--no-think')"
+	echo "make test                    run the tests (options: make test ARGS='-k parser')"
+	echo "make lint, make types        ruff; mypy"
+	echo "PYTHON=/path/to/python3.11   the interpreter to use, with any of them"
+
+chat:
+	scripts/venv.sh chat
+	.venv/bin/glmchat $(ARGS)
+
+test:
+	scripts/venv.sh dev
+	.venv/bin/python -m pytest $(ARGS)
+
+lint:
+	scripts/venv.sh dev
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+
+types:
+	scripts/venv.sh dev
+	.venv/bin/mypy
