@@ -1,5 +1,4 @@
 # `make chat` and `make test` set themselves up: all that is needed is Python 3.10 or newer, with venv.
-MAKEFLAGS += --no-print-directory
 .SILENT:
 .PHONY: help chat test lint types
 

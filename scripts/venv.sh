@@ -48,14 +48,14 @@ find_python() {  # the first one that will do, into $python; else what is wrong,
     for python; do
         version=$("$python" -c 'import sys; print("%d.%d.%d" % sys.version_info[:3])' 2>/dev/null) || continue
         if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))'; then
-            why=${why:-"$python is Python $version and glmchat needs 3.10 or newer"}
+            why=${why:-"$python is Python $version; install 3.10 or newer"}
         elif ! "$python" -c 'import venv, ensurepip' 2>/dev/null; then
             why="$python lacks venv; add it (Debian, Ubuntu: apt install python${version%.*}-venv)"
         else
             return 0
         fi
     done
-    why=${why:-"${PYTHON:-python3} was not found or does not run; install Python 3.10 or newer"}
+    why=${why:-"${PYTHON:-python3} does not run; install Python 3.10 or newer"}
     return 1
 }
 
