@@ -16,6 +16,8 @@ from .errors import ConversationError
 
 Role: TypeAlias = Literal["system", "user", "assistant", "tool"]
 
+_THINK_END = "</think>"
+
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
@@ -31,7 +33,7 @@ class ToolCall:
 
         Arguments may be a dict, JSON text of one, null or absent (both: no arguments).
         """
-        inner = data.get("function", data)
+        inner = data.get("function", data) if isinstance(data, Mapping) else None
         if not isinstance(inner, Mapping):
             raise ConversationError("A tool call's `function` must be an object with `name` and `arguments`.")
         name = inner.get("name")
@@ -62,7 +64,12 @@ class Message:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Message:
-        """From the OpenAI form; content may be text, null, text parts, or for tools any JSON value."""
+        """From the OpenAI form; content may be text, null, text parts, or for tools any JSON value.
+
+        Where an assistant's reasoning is not given apart, a think block in its content is taken for it.
+        """
+        if not isinstance(data, Mapping):
+            raise ConversationError(f"A message must be an object, not {type(data).__name__}.")
         role = data.get("role")
         if role not in get_args(Role):
             raise ConversationError(
@@ -71,11 +78,18 @@ class Message:
         calls = data.get("tool_calls") or ()
         if not isinstance(calls, Iterable) or isinstance(calls, str | Mapping):
             raise ConversationError("`tool_calls` must be a list of tool calls.")
-        reasoning = data.get("reasoning_content") or data.get("reasoning") or ""
+        role = cast(Role, role)
+        content = _text(data.get("content"), role)
+        reasoning = data.get("reasoning_content")
+        reasoning = data.get("reasoning") if reasoning is None else reasoning
+        if reasoning is None and role == "assistant" and _THINK_END in content:
+            reasoning, _, content = content.partition(_THINK_END)
+            reasoning = reasoning.rpartition("<think>")[2].strip("\n")
+            content = content.lstrip("\n")
         return cls(
             role=role,
-            content=_text(data.get("content"), role=cast(Role, role)),
-            reasoning_content=_text(reasoning, role="assistant"),
+            content=content,
+            reasoning_content=_text(reasoning, role),
             tool_calls=tuple(c if isinstance(c, ToolCall) else ToolCall.from_dict(c) for c in calls),
             tool_call_id=str(data.get("tool_call_id") or ""),
             interrupted=bool(data.get("interrupted", False)),
@@ -84,7 +98,7 @@ class Message:
     def to_dict(self) -> dict[str, Any]:
         """The OpenAI form; fields that say nothing are left out, content never is."""
         out: dict[str, Any] = {"role": self.role, "content": self.content}
-        if self.reasoning_content:
+        if self.reasoning_content or (self.role == "assistant" and _THINK_END in self.content):
             out["reasoning_content"] = self.reasoning_content
         if self.tool_calls:
             out["tool_calls"] = [c.to_dict() for c in self.tool_calls]
@@ -95,12 +109,26 @@ class Message:
         return out
 
 
+def normalize(messages: Iterable[Message | Mapping[str, Any]]) -> list[Message]:
+    """Messages of any accepted form as `Message`s, in order; whether calls have results is not checked.
+
+    A tool message whose content is a list of `{output: …}` becomes one message for each output.
+    """
+    out = []
+    for message in messages:
+        if isinstance(message, Message):
+            out.append(message)
+        else:
+            out += [Message.from_dict(m) for m in _split_outputs(message)]
+    return out
+
+
 class Conversation:
     """An ordered, well-formed list of messages. Appending what would break the form raises."""
 
     def __init__(self, messages: Iterable[Message | Mapping[str, Any]] = ()) -> None:
         self._messages: list[Message] = []
-        for message in messages:
+        for message in normalize(messages):
             self.append(message)
 
     @property
@@ -167,13 +195,16 @@ class Conversation:
 
     def _tie(self, message: Message, waiting: tuple[ToolCall, ...]) -> Message:
         if not waiting:
-            raise ConversationError("A tool result without a call before it; append the assistant's call first.")
+            raise ConversationError(
+                "A tool result without a call before it; append the assistant's call first."
+            )
         ids = [c.id for c in waiting]
         if not message.tool_call_id:
             return replace(message, tool_call_id=ids[0])
         if message.tool_call_id not in ids:
             raise ConversationError(
-                f"A tool result answers call {message.tool_call_id!r}, which is not waiting; waiting: {', '.join(ids)}."
+                f"A tool result answers call {message.tool_call_id!r}, which is not waiting; "
+                f"waiting: {', '.join(ids)}."
             )
         return message
 
@@ -197,31 +228,41 @@ def _arguments(name: str, value: Any) -> dict[str, Any]:
     if isinstance(value, str):
         try:
             value = json.loads(value)
-        except json.JSONDecodeError as e:
-            raise ConversationError(f"The arguments of the call of {name} are not JSON ({e.msg}).") from None
+        except (ValueError, RecursionError) as e:
+            raise ConversationError(f"The arguments of the call of {name} are not JSON ({e}).") from None
     if not isinstance(value, Mapping):
         raise ConversationError(
             f"The arguments of the call of {name} must be an object, not {type(value).__name__}."
         )
-    return dict(value)
+    return {str(key): v for key, v in value.items()}
 
 
-def _text(value: Any, *, role: Role) -> str:
-    """Content as text. Parts `{type: text, text}` are joined; for a tool any other JSON value is dumped."""
+def _text(value: Any, role: Role) -> str:
+    """Content as text. Text parts are joined, other parts left out; for a tool any other value is JSON."""
     if value is None:
         return ""
     if isinstance(value, str):
         return value
-    if isinstance(value, list) and all(_is_part(p) for p in value):
-        return "".join(p if isinstance(p, str) else p["text"] for p in value)
+    if isinstance(value, list | tuple) and all(isinstance(p, str) or _is_part(p) for p in value):
+        return "".join(p if isinstance(p, str) else p["text"] for p in value if _is_text(p))
     if role == "tool":
         return json.dumps(value, ensure_ascii=False)
     raise ConversationError(
-        f"The content of a {role} message must be text or text parts, not {type(value).__name__}."
+        f"The content of a message of role {role} must be text or text parts, not {type(value).__name__}."
     )
 
 
 def _is_part(value: Any) -> bool:
-    if isinstance(value, str):
-        return True
-    return isinstance(value, Mapping) and value.get("type") == "text" and isinstance(value.get("text"), str)
+    return isinstance(value, Mapping) and isinstance(value.get("type"), str)
+
+
+def _is_text(part: Any) -> bool:
+    return isinstance(part, str) or (part["type"] == "text" and isinstance(part.get("text"), str))
+
+
+def _split_outputs(message: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    if isinstance(message, Mapping) and message.get("role") == "tool":
+        results = message.get("content")
+        if isinstance(results, list) and all(isinstance(r, Mapping) and "output" in r for r in results):
+            return [{**message, "content": r["output"]} for r in results] or [message]
+    return [message]
