@@ -10,7 +10,7 @@ What is stored, whatever happens:
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import replace
 from types import TracebackType
 from typing import Any
@@ -45,10 +45,31 @@ class Chat:
         self._cancel = threading.Event()
         if system is not None:
             if len(self.conversation):
-                raise ConversationError("A system message comes first; put it into the conversation you pass.")
+                raise ConversationError("Give the system message in `conversation`, which is not empty.")
             self.conversation.append(Message("system", system))
 
-    def send(self, text: str) -> Iterator[Event]:
+    @classmethod
+    def from_model(
+        cls,
+        model: str = "demo",
+        *,
+        system: str | None = None,
+        tools: Sequence[dict[str, Any]] = (),
+        options: GenerationOptions | None = None,
+        chat_template: str = "auto",
+        **load: Any,
+    ) -> Chat:
+        """A Chat with a model of this process: `demo`, a hub name or a folder; waits until it is loaded.
+
+        `load` takes the fields of LoadOptions: device_map, dtype, offline …
+        """
+        from .engine.loading import LoadOptions
+        from .engine.local import open_local
+
+        engine = open_local(model, LoadOptions(**load), chat_template=chat_template)
+        return cls(engine, system=system, tools=tools, options=options)
+
+    def send(self, text: str) -> Generator[Event, None, None]:
         """Ask, and yield the turn's events; the last is a TurnDone whose message is the stored one.
 
         Calls of the turn before that nobody answered are answered first, as not run.
@@ -59,13 +80,12 @@ class Chat:
             conversation.append(Message("tool", NOT_RUN, tool_call_id=call.id))
         before = len(conversation)
         conversation.append(Message("user", text))
-        self._cancel.clear()
+        # A new one for each turn: clearing one can deadlock with a signal handler that sets it.
+        self._cancel = cancel = threading.Event()
         partial = _Partial()
         answered = False
         try:
-            turn = self.engine.generate(
-                conversation, tools=self.tools, options=self.options, cancel=self._cancel
-            )
+            turn = self.engine.generate(conversation, tools=self.tools, options=self.options, cancel=cancel)
             for event in turn:
                 partial.add(event)
                 if isinstance(event, TurnDone):
@@ -73,7 +93,7 @@ class Chat:
                     answered = True
                 yield event
         except (GeneratorExit, KeyboardInterrupt):
-            self._cancel.set()
+            cancel.set()
             if not answered:
                 self._store(partial.message(), before)
             raise

@@ -19,7 +19,7 @@ EXIT_PIPE = 141  # 128 + SIGPIPE, what a shell reports of any program whose read
 EXIT_TERMINATED = 143
 
 _USAGE = "glmchat [options] [--] [prompt]"
-_ABOUT = "Chat with GLM-4.5 and its kin. In a terminal, alone: a conversation. With a prompt or a pipe: one answer."
+_ABOUT = "Chat with GLM-4.5 and its kin: a conversation in the terminal, or one answer to a prompt or a pipe."
 _EXAMPLES = """\
 examples:
   glmchat                                          a conversation in the terminal
@@ -67,6 +67,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_INTERRUPTED
 
 
+def _help_format(prog: str) -> argparse.HelpFormatter:
+    return argparse.RawDescriptionHelpFormatter(prog, max_help_position=30, width=100)
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The options: one for each field of Settings, and those that only make sense for one run."""
     parser = _Parser(
@@ -76,7 +80,7 @@ def build_parser() -> argparse.ArgumentParser:
         epilog=_EXAMPLES,
         allow_abbrev=False,
         add_help=False,
-        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=30, width=100),
+        formatter_class=_help_format,
     )
     parser.add_argument("prompt", nargs="?", help=argparse.SUPPRESS)
     groups: dict[str, argparse._ArgumentGroup] = {}
@@ -88,9 +92,11 @@ def build_parser() -> argparse.ArgumentParser:
 
     shown = groups[st.SHOWN]
     form = shown.add_mutually_exclusive_group()
-    form.add_argument("--json", action="store_true", help="one JSON object: message, usage, timing, finish_reason")
+    form.add_argument("--json", action="store_true", help="one JSON object: message, usage, timing …")
     form.add_argument("--stream-json", action="store_true", help="one JSON event a line")
-    form.add_argument("--print-prompt", action="store_true", help="the text the model would see; loads no weights")
+    form.add_argument(
+        "--print-prompt", action="store_true", help="what the model would see; loads no weights"
+    )
 
     other = parser.add_argument_group("other")
     other.add_argument("--config", metavar="FILE", help="read this in place of the usual config.toml")
@@ -156,7 +162,7 @@ def _parse(words: list[str]) -> argparse.Namespace:
     for word in rest:
         if word.startswith("-"):
             known = [s for action in parser._actions for s in action.option_strings]
-            hint = st.nearest(word.partition("=")[0], known) or "; put -- before a prompt that begins with a dash."
+            hint = st.nearest(word.partition("=")[0], known) or "; put -- before a prompt that begins so."
             raise UsageError(f"Unknown option {word}{hint}")
         raise UsageError(f"One prompt, please: {word!r} is a second one. Put quotes around the whole prompt.")
     return args
@@ -170,24 +176,26 @@ def _dispatch(settings: st.Settings, args: argparse.Namespace) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a character the locale lacks must not end an answer
-    talks = sys.stdin is not None and sys.stdin.isatty() and sys.stdout.isatty()
     plain = not (args.json or args.stream_json or args.print_prompt)
-    if args.prompt is None and talks and plain:
-        from .terminal import repl, start
+    talks = sys.stdin is not None and sys.stdin.isatty() and sys.stdout.isatty()
+    prompt = None if args.prompt is None and talks and plain else stdin.compose(args.prompt)
 
-        with start.open_chat(settings) as chat:
-            return repl.run(chat, show_thinking=settings.show_thinking)
-
-    prompt = stdin.compose(args.prompt)
     from .terminal import start
+    from .terminal.progress import LoadState, wait_with_bar
 
-    if args.print_prompt:
+    if args.print_prompt and prompt is not None:
         return start.print_prompt(settings, prompt)
-    with start.open_chat(settings) as chat:
-        if plain:
-            from .terminal import plain as front
+    load = LoadState()
+    with start.open_chat(settings, load) as chat:
+        if prompt is None:
+            from .terminal import repl
 
-            return front.run(chat, prompt, show_thinking=settings.show_thinking)
+            return repl.run(chat, load, show_thinking=settings.show_thinking)
+        wait_with_bar(chat, load)
+        if plain:
+            from .terminal import plain as pipe
+
+            return pipe.run(chat, prompt, show_thinking=settings.show_thinking)
         from .terminal import jsonl
 
         return jsonl.run(chat, prompt, stream=args.stream_json)
@@ -199,7 +207,7 @@ def _report(error: Exception) -> int:
     elif isinstance(error, OSError):
         text, code = f"{error}.", EXIT_ERROR
     else:
-        text = f"internal error, {type(error).__name__}: {error}. Run again with --debug and report what it shows."
+        text = f"internal error, {type(error).__name__}: {error}. --debug shows where."
         code = EXIT_ERROR
     from .terminal.sanitize import sanitize
 
@@ -210,5 +218,3 @@ def _report(error: Exception) -> int:
 
 def _terminated(*_: object) -> NoReturn:
     raise SystemExit(EXIT_TERMINATED)  # unwinds, so that every terminal setting is put back
-
-

@@ -60,38 +60,49 @@ def _choice(*names: str) -> Kind:
     return Kind(f"one of {', '.join(names)}", str, lambda v: isinstance(v, str) and v in names, names)
 
 
-_WORDS = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+_WORDS = {
+    **dict.fromkeys(("1", "true", "yes", "on"), True),
+    **dict.fromkeys(("0", "false", "no", "off"), False),
+}
 
 TEXT = Kind("a text that is not empty", str, lambda v: isinstance(v, str) and v != "")
 SWITCH = Kind("true or false", lambda text: _WORDS.get(text.lower()), lambda v: isinstance(v, bool))
+DTYPE = _choice("auto", "bfloat16", "float16", "float32")
 PATH = Kind("a path", os.path.expanduser, lambda v: isinstance(v, str) and v != "")
 
 MODEL, ANSWER, SHOWN = "model", "answer", "what is shown"
 
 
 def _setting(default: Any, kind: Kind, group: str, text: str, metavar: str = "", **more: Any) -> Any:
-    return field(default=default, metadata={"kind": kind, "group": group, "help": text, "metavar": metavar, **more})
+    about = {"kind": kind, "group": group, "help": text, "metavar": metavar, **more}
+    return field(default=default, metadata=about)
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
     """What the person asked for. None leaves the choice to the checkpoint or the program."""
 
-    model: str | None = _setting(None, TEXT, MODEL, "demo, a hub name such as zai-org/GLM-4.5-Air, or a folder", "MODEL")
+    model: str | None = _setting(
+        None, TEXT, MODEL, "demo, a hub name (zai-org/GLM-4.5-Air) or a folder", "MODEL"
+    )
     revision: str | None = _setting(None, TEXT, MODEL, "branch, tag or commit on the hub", "REV")
     token: str | None = _setting(None, TEXT, MODEL, "hub token (rather: HF_TOKEN)", "TOKEN", env="HF_TOKEN")
     offline: bool = _setting(False, SWITCH, MODEL, "never touch the network")
     trust_remote_code: bool = _setting(False, SWITCH, MODEL, "run code that comes with the checkpoint")
-    device_map: str = _setting("auto", TEXT, MODEL, "auto, balanced, sequential, cpu, cuda:N or FILE.json", "MAP")
+    device_map: str = _setting(
+        "auto", TEXT, MODEL, "auto, balanced, sequential, cpu, cuda:N, FILE.json", "MAP"
+    )
     max_memory: str | None = _setting(None, TEXT, MODEL, "for example 0=70GiB,cpu=100GiB", "LIST")
-    offload_dir: str | None = _setting(None, PATH, MODEL, "folder for weights that fit neither GPU nor memory", "DIR")
-    dtype: str = _setting("auto", _choice("auto", "bfloat16", "float16", "float32"), MODEL, "type of the weights")
+    offload_dir: str | None = _setting(None, PATH, MODEL, "folder for weights that fit nowhere else", "DIR")
+    dtype: str = _setting("auto", DTYPE, MODEL, "type of the weights")
     attn: str | None = _setting(None, TEXT, MODEL, "attention kernel: sdpa, eager, flash_attention_2", "NAME")
     chat_template: str = _setting("auto", TEXT, MODEL, "auto, glm-4.5, glm-4.7 or a FILE", "NAME")
 
     think: bool = _setting(True, SWITCH, ANSWER, "let the model think before it answers (default)")
     system: str | None = _setting(None, TEXT, ANSWER, "system message, or @FILE that holds it", "TEXT")
-    tools: str | None = _setting(None, PATH, ANSWER, "JSON file of tool declarations; calls are shown, not run", "FILE")
+    tools: str | None = _setting(
+        None, PATH, ANSWER, "JSON tool declarations; calls are shown, not run", "FILE"
+    )
     temperature: float | None = _setting(None, _number(0, 2), ANSWER, "0 to 2; 0 is greedy", "T")
     top_p: float | None = _setting(None, _number(0.001, 1), ANSWER, "nucleus sampling, up to 1", "P")
     top_k: int | None = _setting(None, _whole(1, 1_000_000), ANSWER, "sample among the K likeliest", "K")
@@ -99,7 +110,7 @@ class Settings:
     seed: int | None = _setting(None, _whole(0, 2**63 - 1), ANSWER, "make sampling repeatable", "N")
     greedy: bool = _setting(False, SWITCH, ANSWER, "always the likeliest token")
 
-    show_thinking: bool = _setting(False, SWITCH, SHOWN, "do not hide the thinking; in a pipe it goes to stderr")
+    show_thinking: bool = _setting(False, SWITCH, SHOWN, "do not hide thinking; in a pipe it goes to stderr")
 
 
 def table() -> tuple[Field[Any], ...]:

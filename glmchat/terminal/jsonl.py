@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-import sys
 from contextlib import closing
 from typing import Any
 
@@ -24,7 +23,7 @@ from .plain import EXIT_CODES
 def run(chat: Chat, prompt: str, *, stream: bool) -> int:
     """Answer one prompt and return the exit code."""
     code = EXIT_ERROR
-    with stops_on_ctrl_c(chat), closing(chat.send(prompt)) as turn:  # type: ignore[type-var]
+    with stops_on_ctrl_c(chat), closing(chat.send(prompt)) as turn:
         for event in turn:
             if isinstance(event, TurnDone):
                 whole = result(event, model=chat.engine.info.name, load_s=chat.engine.info.load_s)

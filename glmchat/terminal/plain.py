@@ -13,7 +13,15 @@ from typing import TextIO
 
 from ..chat import Chat
 from ..errors import EXIT_INTERRUPTED, EXIT_LENGTH, EXIT_OK
-from ..events import AnswerDelta, FinishReason, ThinkingDelta, ThinkingDone, ToolCallBroken, ToolCallReady, TurnDone
+from ..events import (
+    AnswerDelta,
+    FinishReason,
+    ThinkingDelta,
+    ThinkingDone,
+    ToolCallBroken,
+    ToolCallReady,
+    TurnDone,
+)
 from .interrupt import stops_on_ctrl_c
 from .sanitize import Sanitizer, sanitize
 from .wording import call_text, stopped_text
@@ -33,7 +41,7 @@ def run(chat: Chat, prompt: str, *, show_thinking: bool = False) -> int:
     notes = _Notes(show_thinking)
     reason: FinishReason = "interrupted"
     try:
-        with stops_on_ctrl_c(chat), closing(chat.send(prompt)) as turn:  # type: ignore[type-var]
+        with stops_on_ctrl_c(chat), closing(chat.send(prompt)) as turn:
             for event in turn:
                 match event:
                     case AnswerDelta(text):

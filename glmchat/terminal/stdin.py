@@ -24,7 +24,9 @@ def compose(question: str | None) -> str:
     piped = "" if sys.stdin is None or sys.stdin.isatty() else read_text(sys.stdin.buffer)
     parts = [part for part in (piped, question) if part and not part.isspace()]
     if not parts:
-        raise UsageError('Nothing to answer: give a prompt (glmchat -- "hello") or pipe text in (echo hi | glmchat).')
+        raise UsageError(
+            'Nothing to answer: give a prompt (glmchat -- "hello") or pipe text in (echo hi | glmchat).'
+        )
     return "\n\n".join(part.strip("\n") if part is piped else part for part in parts)
 
 
@@ -34,7 +36,7 @@ def read_text(stream: BinaryIO) -> str:
     if len(data) > MAX_BYTES:
         raise ContextFullError(
             f"Stdin holds more than {MAX_BYTES // 2**20} MiB, which no model's context can take "
-            "(GLM-4.5: 128K tokens, about half a MiB of English); send a part of it: head -c 400000 FILE | glmchat …"
+            "(GLM-4.5: 128K tokens, half a MiB of English); send a part: head -c 400000 FILE | glmchat …"
         )
     if (at := data.find(b"\0")) >= 0:
         raise UsageError(

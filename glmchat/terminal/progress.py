@@ -1,0 +1,78 @@
+"""The bar on stderr while a model loads: stage, bytes or weights, time left; erased when done."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+from ..chat import Chat
+from ..engine.base import ModelInfo
+from ..events import LoadProgress
+
+
+class LoadState:
+    """The newest LoadProgress, written by the loading thread and read by whoever draws."""
+
+    def __init__(self) -> None:
+        self.newest = LoadProgress("starting")
+        self.changed: Callable[[], None] = lambda: None
+
+    def __call__(self, progress: LoadProgress) -> None:
+        self.newest = progress
+        self.changed()
+
+    def text(self) -> str:
+        """`loading weights 60 %`, for a toolbar."""
+        share = f" {self.newest.done / self.newest.total:.0%}" if self.newest.total else ""
+        return self.newest.stage + share
+
+
+def wait_with_bar(chat: Chat, state: LoadState) -> ModelInfo:
+    """Wait until the model is loaded, drawing a bar if stderr is a terminal. Raises what loading raised."""
+    if sys.stderr is None or not sys.stderr.isatty():
+        return chat.engine.info
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+    from rich.text import Text
+
+    class Amount(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            return Text(_amount(state.newest), style="dim")
+
+    columns = (TextColumn("{task.description}"), BarColumn(30), Amount(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(state.newest.stage, total=None)
+        stage = state.newest.stage
+
+        def draw() -> None:
+            nonlocal stage
+            now = state.newest
+            if now.stage != stage:  # the time left is reckoned anew
+                stage = now.stage
+                bar.reset(task, description=stage, total=now.total or None)
+            bar.update(task, completed=now.done, total=now.total or None)
+
+        before, state.changed = state.changed, draw
+        draw()
+        try:
+            return chat.engine.info
+        finally:
+            state.changed = before
+
+
+def _amount(progress: LoadProgress) -> str:
+    if not progress.total:
+        return ""
+    if progress.unit == "bytes":
+        return f"{_size(progress.done)} of {_size(progress.total)}"
+    return f"{progress.done:,} of {progress.total:,} {progress.unit}"
+
+
+def _size(number: int) -> str:
+    """Bytes as people write them: 6.1 MB, 214 GB."""
+    size, unit = float(number), "B"
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if size < 1000 or unit == "TB":
+            break
+        size /= 1000
+    return f"{size:.0f} {unit}" if size >= 100 or unit == "B" else f"{size:.1f} {unit}"

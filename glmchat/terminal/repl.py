@@ -1,0 +1,227 @@
+"""The conversation in a terminal: a prompt, an answer drawn as it comes, the prompt again.
+
+The model loads behind the first prompt. While an answer comes the keyboard is quiet: Ctrl-C stops the
+answer, other keys wait for the next prompt.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterable
+from contextlib import closing
+from pathlib import Path
+
+import platformdirs
+from prompt_toolkit import PromptSession
+from prompt_toolkit.application import run_in_terminal
+from prompt_toolkit.buffer import Buffer
+from prompt_toolkit.completion import CompleteEvent, Completer, Completion
+from prompt_toolkit.document import Document
+from prompt_toolkit.enums import DEFAULT_BUFFER
+from prompt_toolkit.filters import has_focus
+from prompt_toolkit.history import FileHistory, History, InMemoryHistory
+from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+from prompt_toolkit.styles import Style
+from rich.text import Text
+
+from ..chat import Chat
+from ..errors import EXIT_OK, GlmChatError
+from . import tty
+from .commands import COMMANDS, is_command, run_command
+from .interrupt import stops_on_ctrl_c
+from .progress import LoadState, wait_with_bar
+from .sanitize import sanitize
+from .screen import Screen, is_plain, make_console, show
+from .transcript import Thought
+
+PROMPT = "› "
+_STYLE = Style.from_dict({"bottom-toolbar": "noreverse #888888", "prompt": "bold"})
+
+
+def run(chat: Chat, load: LoadState, *, show_thinking: bool = False) -> int:
+    """Talk until the person leaves; returns the exit code. Raises the fault of a model that fails to load."""
+    console = make_console()
+    with tty.restored(dumb=is_plain(console)):
+        return Repl(chat, load, show_thinking=show_thinking).loop()
+
+
+class Repl:
+    """The Host of the commands, and the loop."""
+
+    def __init__(self, chat: Chat, load: LoadState, *, show_thinking: bool = False) -> None:
+        self.chat = chat
+        self._load = load
+        self._console = make_console()
+        self._dumb = is_plain(self._console)
+        self._show_thinking = show_thinking
+        self._thought = ""
+        self._draft = ""
+        self._leaving = False
+        self._armed = False  # Ctrl-C was pressed on an empty line; a second one leaves
+        self._loaded = False
+        self._fault: Exception | None = None
+        self._session: PromptSession[str] = self._make_session()
+
+    def loop(self) -> int:
+        self._console.print(Text("glmchat · /help lists commands and keys", style="dim"), end="\n\n")
+        self._load.changed = self._session.app.invalidate
+        threading.Thread(target=self._watch_load, name="glmchat-load-watch", daemon=True).start()
+        while not self._leaving:
+            draft, self._draft = self._draft, ""
+            try:
+                text = self._session.prompt(PROMPT, default=draft, pre_run=self._leave_on_fault)
+            except EOFError:
+                break
+            except KeyboardInterrupt:  # a SIGINT that no key sent
+                continue
+            self._armed = False
+            if is_command(text):
+                run_command(self, text)
+            elif text.strip():
+                self._turn(text)
+        return EXIT_OK
+
+    # What commands may do.
+
+    def say(self, text: str) -> None:
+        self._console.print(Text(sanitize(text)), end="\n\n")
+
+    def show_thought(self) -> None:
+        if not self._thought:
+            return self.say("No thought yet.")
+        return show(self._console, Thought(self._thought, "The newest thought"), show_thinking=True)
+
+    def quit(self) -> None:
+        self._leaving = True
+
+    # One turn.
+
+    def _turn(self, text: str) -> None:
+        """One question and its answer. A question that could not be answered is the next prompt's draft."""
+        asked = self._questions()
+        self._console.print()
+        screen = Screen(self._console, show_thinking=self._show_thinking)
+        with tty.quiet(dumb=self._dumb):
+            try:
+                info = wait_with_bar(self.chat, self._load)
+            except KeyboardInterrupt:
+                self._draft = text
+                return
+            try:
+                with stops_on_ctrl_c(self.chat), screen, closing(self.chat.send(text)) as turn:
+                    for event in turn:
+                        screen.feed(event)
+            except KeyboardInterrupt:
+                self._console.print(Text("stopped", style="yellow"), end="\n\n")
+            except GlmChatError as e:
+                self._console.print(Text(sanitize(f"{info.name}: {e}"), style="red"), end="\n\n")
+        self._thought = screen.transcript.thought or self._thought
+        if self._questions() == asked:
+            self._draft = text
+
+    def _questions(self) -> int:
+        return sum(message.role == "user" for message in self.chat.conversation)
+
+    # The model behind the prompt.
+
+    def _watch_load(self) -> None:
+        try:
+            _ = self.chat.engine.info  # waits
+        except Exception as e:
+            self._fault = e
+        self._loaded = True
+        app = self._session.app
+        if app.is_running and app.loop is not None:
+            app.loop.call_soon_threadsafe(self._leave_on_fault)
+
+    def _leave_on_fault(self) -> None:
+        """In the prompt: end it with the fault of loading, if there is one."""
+        app = self._session.app
+        if self._fault is not None and app.is_running and not app.is_done:
+            app.exit(exception=self._fault)
+        app.invalidate()
+
+    def _toolbar(self) -> str:
+        if self._armed:
+            return "Ctrl-C again leaves"
+        thinking = "thinking on" if self.chat.options.enable_thinking else "thinking off"
+        if not self._loaded:
+            return f"{self._load.text()} · {thinking}"
+        if self._fault is not None:
+            return ""
+        info = self.chat.engine.info
+        return sanitize(" · ".join(part for part in (info.name, info.device, thinking) if part))
+
+    # The prompt.
+
+    def _make_session(self) -> PromptSession[str]:
+        return PromptSession(
+            history=open_history(),
+            multiline=True,
+            key_bindings=self._keys(),
+            bottom_toolbar=self._toolbar,
+            prompt_continuation=" " * len(PROMPT),
+            completer=_Commands(),
+            complete_while_typing=True,
+            reserve_space_for_menu=4,
+            style=_STYLE,
+            enable_suspend=True,
+        )
+
+    def _keys(self) -> KeyBindings:
+        keys = KeyBindings()
+        here = has_focus(DEFAULT_BUFFER)
+
+        @keys.add("enter", filter=here)
+        def _send(event: KeyPressEvent) -> None:
+            event.current_buffer.validate_and_handle()
+
+        @keys.add("escape", "enter", filter=here)
+        def _new_line(event: KeyPressEvent) -> None:
+            event.current_buffer.insert_text("\n")
+
+        @keys.add("c-c", filter=here)
+        def _clear_or_leave(event: KeyPressEvent) -> None:
+            buffer = event.current_buffer
+            if buffer.text:
+                buffer.reset()
+            elif self._armed:
+                event.app.exit(exception=EOFError())
+            else:
+                self._armed = True
+                buffer.on_text_changed += self._disarm
+
+        @keys.add("c-t")
+        def _thought(event: KeyPressEvent) -> None:
+            run_in_terminal(self.show_thought)
+
+        return keys
+
+    def _disarm(self, buffer: Buffer) -> None:
+        self._armed = False
+        buffer.on_text_changed -= self._disarm
+
+
+class _Commands(Completer):
+    """Completes the name of a command at the start of the line."""
+
+    def get_completions(self, document: Document, complete_event: CompleteEvent) -> Iterable[Completion]:
+        word = document.text_before_cursor
+        if word.startswith("/") and not any(c.isspace() for c in word):
+            for command in COMMANDS:
+                if command.name.startswith(word):
+                    yield Completion(command.name, -len(word), display_meta=command.help)
+
+
+def open_history() -> History:
+    """The person's own history file (mode 0600); without one to write to, a history for this run."""
+    folder = Path(platformdirs.user_state_dir("glmchat", appauthor=False))
+    path = folder / "history"
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600))
+        path.chmod(0o600)
+    except OSError:
+        return InMemoryHistory()
+    return FileHistory(str(path))

@@ -1,0 +1,101 @@
+"""From Settings to a Chat: reads the files that settings name, and starts to load the model."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ..chat import Chat
+from ..engine.base import GenerationOptions
+from ..errors import UsageError
+from ..events import LoadProgress
+from ..settings import Settings, default_config_path
+
+DEMO = "demo"
+
+
+def open_chat(settings: Settings, on_progress: Callable[[LoadProgress], None] | None = None) -> Chat:
+    """A Chat whose model loads in the background: `chat.engine.info` waits for it, or raises its fault.
+
+    `on_progress` is called in the loading thread.
+    """
+    system, tools = read_system(settings.system), read_tools(settings.tools)
+    if settings.model is None and sys.stderr is not None:
+        print(
+            "glmchat: no model chosen, so this is the tiny bundled demo. "
+            f'For a real one: --model zai-org/GLM-4.5-Air, or model = "…" in {default_config_path()}.',
+            file=sys.stderr,
+        )
+    from ..engine.loading import LoadOptions
+    from ..engine.local import LocalEngine
+
+    engine = LocalEngine(
+        settings.model or DEMO,
+        LoadOptions(
+            device_map=settings.device_map,
+            max_memory=settings.max_memory,
+            offload_dir=settings.offload_dir,
+            dtype=settings.dtype,
+            attn=settings.attn,
+            revision=settings.revision,
+            token=settings.token,
+            offline=settings.offline,
+            trust_remote_code=settings.trust_remote_code,
+        ),
+        chat_template=settings.chat_template,
+        on_progress=on_progress,
+    )
+    return Chat(engine, system=system, tools=tools, options=generation_options(settings))
+
+
+def generation_options(settings: Settings) -> GenerationOptions:
+    return GenerationOptions(
+        enable_thinking=settings.think,
+        temperature=settings.temperature,
+        top_p=settings.top_p,
+        top_k=settings.top_k,
+        max_tokens=settings.max_tokens,
+        seed=settings.seed,
+        greedy=settings.greedy,
+    )
+
+
+def read_system(value: str | None) -> str | None:
+    """The system message: the text itself, or with `@FILE` what the file holds."""
+    if value is None or not value.startswith("@"):
+        return value
+    return _read_text(value[1:], "--system").rstrip("\n")
+
+
+def read_tools(path: str | None) -> tuple[dict[str, Any], ...]:
+    """Tool declarations: a JSON list of `{type, function: {name, …}}`, or of the inner part alone."""
+    if path is None:
+        return ()
+    try:
+        value = json.loads(_read_text(path, "--tools"))
+    except json.JSONDecodeError as e:
+        raise UsageError(
+            f"--tools {path} is not JSON: {e.msg} in line {e.lineno}, column {e.colno}."
+        ) from None
+    tools = value if isinstance(value, list) else [value]
+    for number, tool in enumerate(tools, 1):
+        declared = tool.get("function", tool) if isinstance(tool, dict) else None
+        if not (isinstance(declared, dict) and isinstance(declared.get("name"), str)):
+            raise UsageError(
+                f"--tools {path}: entry {number} declares no tool; it must be an object with "
+                "a name, a description and parameters (a JSON Schema)."
+            )
+    return tuple(tools)
+
+
+def _read_text(name: str, option: str) -> str:
+    path = Path(name).expanduser()
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as e:
+        raise UsageError(f"{option}: {path} cannot be read: {e.strerror or e}.") from None
+    except UnicodeDecodeError as e:
+        raise UsageError(f"{option}: {path} is not UTF-8 at byte {e.start}; save it as UTF-8.") from None
