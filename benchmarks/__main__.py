@@ -1,0 +1,25 @@
+"""`python -m benchmarks decode|startup`: measure glmchat against plain Python and transformers.
+
+Each comparison runs the two sides in turn, so that a busy machine slows both, and reports medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from . import decode, startup
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="decode|startup")
+    for module in (decode, startup):
+        name = module.__name__.rpartition(".")[2]
+        command = commands.add_parser(name, help=module.__doc__.splitlines()[0], description=module.__doc__)
+        module.add_arguments(command)
+        command.set_defaults(run=module.run)
+    args = parser.parse_args()
+    args.run(args)
+
+
+main()

@@ -1,0 +1,38 @@
+"""A glm4_moe of 270M random parameters: large enough that the model, not Python, takes the time."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from glmchat.glm.checkpoints import resolve
+
+SHAPE = {
+    "hidden_size": 1024,
+    "num_hidden_layers": 10,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 4,
+    "head_dim": 64,
+    "intermediate_size": 4096,
+    "moe_intermediate_size": 480,
+    "n_routed_experts": 16,
+    "n_shared_experts": 1,
+    "num_experts_per_tok": 4,
+    "first_k_dense_replace": 1,
+    "n_group": 1,
+    "topk_group": 1,
+}
+
+
+def write_random_checkpoint(folder: Path) -> Path:
+    """Write it to `folder` in bfloat16 with the tokenizer of the bundled checkpoint; always the same weights."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    demo = resolve("demo").folder
+    config = AutoConfig.from_pretrained(demo, **SHAPE)
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(folder)
+    for file in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json"):
+        shutil.copy(demo / file, folder)
+    return folder

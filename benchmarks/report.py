@@ -1,0 +1,52 @@
+"""Medians and the table that every benchmark ends in."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.table import Table
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Paired measurements of two sides. `goal` is the bound on the ratio ours / theirs."""
+
+    name: str
+    ours: Sequence[float]
+    theirs: Sequence[float]
+    goal: float
+    more_is_better: bool
+
+    @property
+    def ratio(self) -> float:
+        """Median over the pairs: what slows both runs of a pair cancels out."""
+        return statistics.median(a / b for a, b in zip(self.ours, self.theirs, strict=True))
+
+    @property
+    def reached(self) -> bool:
+        return self.ratio >= self.goal if self.more_is_better else self.ratio <= self.goal
+
+
+def show(title: str, unit: str, against: str, comparisons: Sequence[Comparison]) -> None:
+    """Print one line a comparison; exit with 1 when a goal was missed."""
+    table = Table(title=title)
+    table.add_column("")
+    for heading in (f"glmchat, {unit}", f"{against}, {unit}", "ratio", "goal", "reached"):
+        table.add_column(heading, justify="right")
+    for c in comparisons:
+        table.add_row(
+            c.name,
+            f"{statistics.median(c.ours):.4g}",
+            f"{statistics.median(c.theirs):.4g}",
+            f"{c.ratio:.2f}",
+            f"{'≥' if c.more_is_better else '≤'} {c.goal:g}",
+            "yes" if c.reached else "NO",
+        )
+    console = Console()
+    console.print(table)
+    console.print(f"Medians of {len(comparisons[0].ours)} interleaved pairs; the ratio is the median of the pairs' ratios.")
+    if not all(c.reached for c in comparisons):
+        raise SystemExit(1)

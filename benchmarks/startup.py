@@ -1,0 +1,55 @@
+"""How long glmchat takes to start and to answer, against Python itself and a bare transformers script."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from glmchat.glm.checkpoints import resolve
+
+from .report import Comparison, show
+
+BARE = Path(__file__).with_name("bare.py")
+PYTHON = [sys.executable]
+GLMCHAT = [str(Path(sys.executable).with_name("glmchat"))]
+OPTIONS = ["--model", "demo", "--device-map", "cpu", "--greedy"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--repeats", type=int, default=15, help="measured pairs (%(default)s)")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Measure and print the table."""
+    answer = json.loads(_run([*GLMCHAT, *OPTIONS, "--json"])[1])
+    tokens = str(answer["usage"]["completion_tokens"])
+    bare = [*PYTHON, str(BARE), str(resolve("demo").folder), "hi", tokens]
+    print(_run(bare)[1], end="")
+    nothing = [*PYTHON, "-c", "pass"]
+    pairs = [
+        ("glmchat --version", [*GLMCHAT, "--version"], nothing, 10.0),
+        ("glmchat --help", [*GLMCHAT, "--help"], nothing, 10.0),
+        (f"echo hi | glmchat ({tokens} tokens)", [*GLMCHAT, *OPTIONS], bare, 1.3),
+    ]
+    comparisons = []
+    for name, ours, theirs, goal in pairs:
+        times = [(_run(ours)[0], _run(theirs)[0]) for _ in range(args.repeats)]
+        comparisons.append(Comparison(name, *zip(*times, strict=True), goal, more_is_better=False))
+    show("Wall time of a whole process", "s", "bare Python", comparisons)
+
+
+def _run(command: list[str]) -> tuple[float, str]:
+    """Seconds that `command` takes with "hi" on stdin, and what it wrote."""
+    started = time.perf_counter()
+    done = subprocess.run(
+        command, input="hi\n", capture_output=True, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"}
+    )
+    seconds = time.perf_counter() - started
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)} ended with {done.returncode}:\n{done.stderr}")
+    return seconds, done.stdout
