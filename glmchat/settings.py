@@ -75,7 +75,7 @@ MODEL, ANSWER, SHOWN = "model", "answer", "what is shown"
 
 def _setting(default: Any, kind: Kind, group: str, text: str, metavar: str = "", **more: Any) -> Any:
     about = {"kind": kind, "group": group, "help": text, "metavar": metavar, **more}
-    return field(default=default, metadata=about)
+    return field(default=default, metadata=about, repr="env" not in more)  # what has its own variable is a secret
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,9 +175,16 @@ def _from_file(path: Path, *, must_exist: bool) -> dict[str, Any]:
             values[key] = known[key].read_value(value)
         except ValueError as e:
             raise UsageError(f"{path}: {key} {e}.") from None
-        if known[key] is PATH:  # beside the file that names it, wherever the program was started
-            values[key] = str(path.parent / Path(values[key]).expanduser())
+        if known[key] is PATH:
+            values[key] = _beside(path, values[key])
+        elif key == "system" and value.startswith("@"):
+            values[key] = "@" + _beside(path, value[1:])
     return values
+
+
+def _beside(config: Path, name: str) -> str:
+    """A path that a config file names is relative to it, wherever the program was started."""
+    return str(config.parent / Path(name).expanduser())
 
 
 def _read_toml(path: Path, *, must_exist: bool) -> dict[str, Any]:

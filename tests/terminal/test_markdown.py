@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import io
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from glmchat.terminal.markdown import BlockSplitter
+from glmchat.terminal.screen import show
+from glmchat.terminal.transcript import Answer
+
+DOCUMENT = """\
+# Title
+A first paragraph
+on two lines.
+
+1. one
+
+   more of one
+2. two
+   - nested
+> quoted
+lazy
+
+```python
+def f():
+
+    return 1
+```
+| a | b |
+|---|---|
+| 1 | 2 |
+
+Heading by line
+---
+    not code
+
+    code
+
+***
+last"""
+BLOCKS = [
+    "# Title",
+    "A first paragraph\non two lines.",
+    "1. one\n\n   more of one\n2. two\n   - nested",
+    "> quoted\nlazy",
+    "```python\ndef f():\n\n    return 1\n```",
+    "| a | b |\n|---|---|\n| 1 | 2 |",
+    "Heading by line\n---",
+    "    not code\n\n    code",
+    "***",
+    "last",
+]
+
+
+def split(text: str, size: int) -> list[str]:
+    splitter, blocks = BlockSplitter(), []
+    for start in range(0, len(text), size):
+        blocks += splitter.feed(text[start : start + size])
+    return blocks + splitter.flush()
+
+
+@pytest.mark.parametrize("size", [*range(1, 30), 10_000])
+def test_blocks_are_the_same_for_every_cut(size: int) -> None:
+    assert split(DOCUMENT, size) == BLOCKS
+
+
+def test_a_block_is_final_when_the_next_one_has_a_whole_line() -> None:
+    splitter = BlockSplitter()
+    assert splitter.feed("para\n\n") == []
+    assert splitter.feed("- it") == []
+    assert splitter.open == "para\n\n- it"
+    assert splitter.feed("em\n") == ["para"]
+    assert splitter.open == "- item\n"
+    assert splitter.feed("\n- second\n") == [], "a list goes on over a blank line"
+    assert splitter.feed("end\n") == []
+    assert splitter.flush() == ["- item\n\n- second\nend"]
+    assert splitter.open == ""
+
+
+lines = st.sampled_from(
+    ["", "text", "- item", "  - deep", "1. one", "2. two", "> quote", "```", "~~~py", "    code", "---", "===", "# head"]
+    + ["| a | b |", "|---|---|", "<div>", "</div>", "[a]: http://x", "a | b", "-|-", "***", "\ttab", "* x", "-", "  "]
+)
+
+
+@given(st.lists(lines, max_size=14), st.booleans(), st.integers(1, 12))
+def test_streamed_equals_at_once(parts: list[str], ends: bool, size: int) -> None:
+    text = "\n".join(parts) + ("\n" if ends else "")
+    assert split(text, size) == split(text, max(1, len(text)))
+
+
+@given(st.lists(lines, max_size=14))
+def test_no_word_is_lost(parts: list[str]) -> None:
+    text = "\n".join(parts)
+    assert "".join("".join(split(text, 3)).split()) == "".join(text.split())
+
+
+def drawn(source: str, width: int = 60) -> str:
+    out = io.StringIO()
+    show(Console(file=out, width=width, highlight=False, markup=False, emoji=False), Answer(source))
+    return out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("source", "shown"),
+    [
+        ("one\ntwo", "one\ntwo"),
+        ("a <b>tag</b> &amp; <!-- note -->", "a <b>tag</b> & <!-- note -->"),
+        ("<div>\nblock\n</div>", "<div>\nblock\n</div>"),
+        ("[here](http://evil.example)", "here (http://evil.example)"),
+        ("![alt](http://x/y.png)", "!alt (http://x/y.png)"),
+        ("[ref]: http://x.example", "[ref]: http://x.example"),
+        ("# Big", "Big"),
+        ("```python\nx = 1\n```", "python\nx = 1"),
+        ("```\nplain\n```", "plain"),
+        ("```no-such-language\ny\n```", "no-such-language\ny"),
+        ("[bold]not rich markup[/bold] :smile:", "[bold]not rich markup[/bold] :smile:"),
+    ],
+)
+def test_nothing_vanishes_when_drawn(source: str, shown: str) -> None:
+    assert drawn(source) == shown + "\n\n"
+
+
+def test_drawn_lines_have_no_trailing_blanks() -> None:
+    for line in drawn("\n".join(BLOCKS[2:6])).splitlines():
+        assert line == line.rstrip()

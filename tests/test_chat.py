@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import pytest
+
+from glmchat.chat import NOT_RUN, Chat
+from glmchat.engine.base import GenerationOptions
+from glmchat.errors import ContextFullError, ConversationError, ModelError
+from glmchat.events import AnswerDelta, PromptReady, ThinkingDelta, ToolCallReady, TurnDone
+from glmchat.messages import Conversation, Message, ToolCall
+
+from .scripted import ScriptedEngine, turn
+
+
+def stored(chat: Chat) -> list[tuple[str, str]]:
+    return [(m.role, m.content) for m in chat.conversation]
+
+
+def test_a_turn_is_forwarded_and_stored() -> None:
+    script = turn("Hello there", thinking="greet back")
+    chat = Chat(ScriptedEngine(script))
+    events = list(chat.send("hi"))
+    assert events == script
+    assert chat.conversation.messages == (
+        Message("user", "hi"),
+        Message("assistant", "Hello there", "greet back"),
+    )
+
+
+def test_the_engine_sees_system_tools_options_and_all_turns() -> None:
+    engine = ScriptedEngine(turn("one"), turn("two"))
+    tool = {"name": "now", "parameters": {}}
+    options = GenerationOptions(enable_thinking=False, seed=7)
+    chat = Chat(engine, system="Be brief.", tools=[tool], options=options)
+    list(chat.send("a"))
+    list(chat.send("b"))
+    conversation, tools, given = engine.seen[1]
+    assert [(m.role, m.content) for m in conversation] == [
+        ("system", "Be brief."),
+        ("user", "a"),
+        ("assistant", "one"),
+        ("user", "b"),
+    ]
+    assert tools == (tool,)
+    assert given == options
+
+
+def test_open_calls_are_answered_as_not_run_when_the_person_goes_on() -> None:
+    calls = (ToolCall("now"), ToolCall("now"))
+    chat = Chat(ScriptedEngine(turn(calls=calls, reason="tool_calls"), turn("ok")))
+    done = list(chat.send("time?"))[-1]
+    assert isinstance(done, TurnDone)
+    assert [call.id for call in done.message.tool_calls] == ["call_1", "call_2"], "the stored ids are reported"
+    list(chat.send("never mind"))
+    roles = [m.role for m in chat.conversation]
+    assert roles == ["user", "assistant", "tool", "tool", "user", "assistant"]
+    results = [m for m in chat.conversation if m.role == "tool"]
+    assert [(m.tool_call_id, m.content) for m in results] == [("call_1", NOT_RUN), ("call_2", NOT_RUN)]
+
+
+def test_cancel_keeps_what_came() -> None:
+    chat = Chat(ScriptedEngine(turn("one two three"), turn("next")))
+    done = None
+    for event in chat.send("count"):
+        if event == AnswerDelta("two "):
+            chat.cancel()
+        done = event
+    assert isinstance(done, TurnDone)
+    assert done.finish_reason == "interrupted"
+    assert chat.conversation.messages[-1] == Message("assistant", "one two", interrupted=True)
+    list(chat.send("go on"))
+    assert stored(chat)[-1] == ("assistant", "next"), "a cancel does not leak into the next turn"
+
+
+def test_closing_the_iterator_keeps_what_came() -> None:
+    call = ToolCall("now", {"zone": "UTC"})
+    engine = ScriptedEngine(turn("partly here", thinking="well", calls=[call]), turn("next"))
+    chat = Chat(engine)
+    events = chat.send("x")
+    for event in events:
+        if isinstance(event, ToolCallReady):
+            break
+    events.close()
+    last = chat.conversation.messages[-1]
+    assert (last.content, last.reasoning_content, last.interrupted) == ("partly here", "well", True)
+    assert [(c.name, c.arguments) for c in last.tool_calls] == [("now", {"zone": "UTC"})]
+    assert engine.abandoned == 1, "the engine's iterator is closed too"
+    list(chat.send("y"))
+    assert chat.conversation.messages[-1].content == "next"
+
+
+@pytest.mark.parametrize("way", ["cancel", "close"])
+def test_stopped_before_anything_came_takes_the_question_back(way: str) -> None:
+    chat = Chat(ScriptedEngine(turn("never seen"), turn("yes")), system="S")
+    events = chat.send("x")
+    assert next(events) == PromptReady(8)
+    if way == "cancel":
+        chat.cancel()
+        assert isinstance(list(events)[-1], TurnDone)
+    else:
+        events.close()
+    assert stored(chat) == [("system", "S")]
+    list(chat.send("again"))
+    assert stored(chat)[1:] == [("user", "again"), ("assistant", "yes")]
+
+
+def test_closing_after_the_end_stores_once() -> None:
+    chat = Chat(ScriptedEngine(turn("done")))
+    events = chat.send("x")
+    for event in events:
+        if isinstance(event, TurnDone):
+            break
+    events.close()
+    assert stored(chat) == [("user", "x"), ("assistant", "done")]
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        [ContextFullError("full")],
+        [PromptReady(8), ThinkingDelta("hm"), AnswerDelta("par"), ModelError("broke")],
+        [RuntimeError("a bug")],
+    ],
+)
+def test_a_fault_takes_the_question_back_so_that_a_retry_works(script: list[object]) -> None:
+    chat = Chat(ScriptedEngine(turn("first"), script, turn("second")))
+    list(chat.send("a"))
+    with pytest.raises(type(script[-1])):  # type: ignore[arg-type]
+        list(chat.send("b"))
+    assert stored(chat) == [("user", "a"), ("assistant", "first")]
+    list(chat.send("b"))
+    assert stored(chat)[2:] == [("user", "b"), ("assistant", "second")]
+
+
+def test_goes_on_from_a_given_conversation() -> None:
+    conversation = Conversation([Message("user", "a"), Message("assistant", "b")])
+    chat = Chat(ScriptedEngine(turn("d")), conversation=conversation)
+    list(chat.send("c"))
+    assert [m.content for m in conversation] == ["a", "b", "c", "d"]
+    with pytest.raises(ConversationError):
+        Chat(ScriptedEngine(), system="late", conversation=conversation)
+
+
+def test_clear_keeps_the_system_message_and_the_context_closes_the_engine() -> None:
+    engine = ScriptedEngine(turn("b"))
+    with Chat(engine, system="S") as chat:
+        list(chat.send("a"))
+        chat.clear()
+        assert stored(chat) == [("system", "S")]
+    assert engine.closed
