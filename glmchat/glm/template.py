@@ -42,7 +42,9 @@ class ChatTemplate:
             _compile(self.source)
         except (jinja2.TemplateError, RecursionError) as e:
             line = f", line {e.lineno}" if isinstance(e, jinja2.TemplateSyntaxError) else ""
-            raise TemplateError(f"The chat template {self.name} is not valid jinja ({_line(e)}{line}).") from e
+            raise TemplateError(
+                f"The chat template {self.name} is not valid jinja ({_line(e)}{line})."
+            ) from e
 
     @classmethod
     def load(
@@ -109,7 +111,9 @@ class ChatTemplate:
         except _Refusal as e:
             raise TemplateError(f"The chat template {self.name} refuses this conversation: {_line(e)}") from e
         except Exception as e:  # whatever an expression of the template raises
-            raise TemplateError(f"The chat template {self.name} fails on this conversation: {_line(e)}") from e
+            raise TemplateError(
+                f"The chat template {self.name} fails on this conversation: {_line(e)}"
+            ) from e
 
 
 def render_prompt(

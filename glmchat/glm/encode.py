@@ -1,0 +1,224 @@
+"""Conversations become token ids; text that people, files, tools or models supply never becomes control.
+
+1. Before rendering, a mark goes into every place of supplied text where a control token could start, so
+   that none can match there; the template's own tests on the text (`.endswith('/nothink')`,
+   `.split('</think>')`) do not see one either.
+2. In the rendered text each control token, which now can only be the template's, is replaced by a
+   one-character stand-in, and the marks are taken out: the supplied text is again what it was.
+3. A tokenizer with the same model but no added tokens other than the stand-ins encodes the whole in one
+   go; the stand-ins' ids give way to the control tokens'.
+
+Stand-ins and marks are Unicode noncharacters, which no text may contain; they are removed from what comes in.
+For text that spells no control token the ids are those of the plain way, rendering and encoding.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tokenizers import AddedToken, Encoding, Tokenizer
+
+from ..errors import ModelError
+from ..messages import Message
+from .template import ChatTemplate, template_messages, thinking_open
+
+_MARK = "\ufdd0"
+_CUT = "\ufdd1"
+_STAND_INS = tuple("\ufdd2\ufdd3\ufdd4\ufdd5\ufdd6\ufdd7\ufdd8\ufdd9")
+_DROPPED = -1
+_RESERVED = re.compile(f"[{_MARK}-{_STAND_INS[-1]}]")
+_LONE_SURROGATES = re.compile("[\ud800-\udfff]")
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A prompt: its text, and the ids that spell it. `thinking_open`: it ends inside a think block."""
+
+    text: str
+    ids: list[int]
+    thinking_open: bool
+
+
+class PromptEncoder:
+    """Encodes conversations for one tokenizer and one template. Cheap to make: the model is shared."""
+
+    def __init__(self, tokenizer: Any, template: str | Path | ChatTemplate = "glm-4.5") -> None:
+        """`tokenizer`: a `tokenizers.Tokenizer`, the path of a tokenizer.json, or a fast transformers one."""
+        self.template = ChatTemplate.load(template)
+        self._controls = _Controls(_backend(tokenizer))
+
+    def encode(
+        self,
+        messages: Iterable[Message | Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        *,
+        enable_thinking: bool | None = None,
+        clear_thinking: bool | None = None,
+        add_generation_prompt: bool = True,
+    ) -> Prompt:
+        """Render and encode. Raises: ConversationError, TemplateError."""
+        controls = self._controls
+        marked = self.template.render(
+            [{**controls.disarm(m), "role": m["role"]} for m in template_messages(messages)],
+            controls.disarm(tools),
+            enable_thinking=enable_thinking,
+            clear_thinking=clear_thinking,
+            add_generation_prompt=add_generation_prompt,
+        )
+        text = marked.replace(_MARK, "")
+        return Prompt(text, controls.encode(marked), add_generation_prompt and thinking_open(text))
+
+
+def encode_prompt(
+    tokenizer: Any,
+    messages: Iterable[Message | Mapping[str, Any]],
+    tools: Sequence[Mapping[str, Any]] | None = None,
+    *,
+    template: str | Path | ChatTemplate = "glm-4.5",
+    enable_thinking: bool | None = None,
+    clear_thinking: bool | None = None,
+    add_generation_prompt: bool = True,
+) -> list[int]:
+    """The ids of a prompt. Control tokens come from the template alone, never from the messages or tools.
+
+    `tokenizer`: a `tokenizers.Tokenizer`, the path of a tokenizer.json, or a fast transformers tokenizer.
+    Raises: ConversationError for malformed messages, TemplateError when the template refuses them.
+    """
+    return (
+        PromptEncoder(tokenizer, template)
+        .encode(
+            messages,
+            tools,
+            enable_thinking=enable_thinking,
+            clear_thinking=clear_thinking,
+            add_generation_prompt=add_generation_prompt,
+        )
+        .ids
+    )
+
+
+class _Controls:
+    """The control tokens of a tokenizer: keeps them out of supplied text, encodes them in rendered text.
+
+    They are the added tokens of more than one character, white space apart: added runs of spaces are
+    vocabulary like any other.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        added = tokenizer.get_added_tokens_decoder()
+        control = {i: t for i, t in added.items() if len(t.content) > 1 and not t.content.isspace()}
+        others = {i: t for i, t in added.items() if i not in control}
+        self._ids = {t.content: i for i, t in control.items()}
+        self._stand_ins = {t.content: _stand_in(t) for t in control.values()}
+        model = tokenizer.model
+        # Control tokens that the model itself could make of text; its fallback piece spells nothing.
+        self._reachable = {content for content in self._ids if model.token_to_id(content) is not None}
+        self._reachable.discard(getattr(model, "unk_token", None))
+        # Tokens whose ids are not what the bare tokenizer gives them; None: the next control token's.
+        self._replaced: dict[str, int | None] = {
+            **dict.fromkeys(self._stand_ins.values()),
+            **dict.fromkeys((_CUT, *self._reachable), _DROPPED),
+            **{t.content: i for i, t in others.items()},
+        }
+
+        starts = _starts(self._ids)
+        patterns = [rf"{re.escape(first)}(?=[{re.escape(seconds)}])" for first, seconds in starts.items()]
+        if starts:  # the rest of the token could come from what follows this text
+            patterns.append(rf"[{re.escape(''.join(starts))}](?=\s*\Z)")
+        self._start = _any_of(patterns, re.IGNORECASE)
+        self._token = _any_of(map(re.escape, sorted(self._ids, key=len, reverse=True)))
+
+        self._bare = Tokenizer(model)
+        if tokenizer.normalizer is not None:
+            self._bare.normalizer = tokenizer.normalizer
+        if tokenizer.pre_tokenizer is not None:
+            self._bare.pre_tokenizer = tokenizer.pre_tokenizer
+        tokens = {_stand_in(t): t for t in control.values()}
+        stand_ins = [
+            AddedToken(c, normalized=t.normalized, lstrip=t.lstrip, rstrip=t.rstrip)
+            for c, t in tokens.items()
+        ]
+        self._bare.add_tokens([*others.values(), *stand_ins, AddedToken(_CUT, normalized=False)])
+
+    def disarm(self, value: Any) -> Any:
+        """Supplied data, of any JSON form, with a mark wherever its text could start a control token."""
+        if isinstance(value, str):
+            sound = _LONE_SURROGATES.sub("\ufffd", _RESERVED.sub("", value))
+            return self._start.sub(rf"\g<0>{_MARK}", sound)
+        if isinstance(value, Mapping):
+            return {self.disarm(k): self.disarm(v) for k, v in value.items()}
+        if isinstance(value, list | tuple):
+            return [self.disarm(v) for v in value]
+        return value
+
+    def encode(self, marked: str) -> list[int]:
+        """The ids of rendered text; its marks are taken out and what stands at them stays text."""
+        found: list[int] = []
+
+        def stand_in(match: re.Match[str]) -> str:
+            found.append(self._ids[match[0]])
+            return self._stand_ins[match[0]]
+
+        text = self._token.sub(stand_in, marked).replace(_MARK, "")
+        encoding = self._encode(text)
+        # Some vocabularies (Unigram) hold the control tokens as ordinary pieces: cut those apart.
+        while cuts := self._spelled(encoding):
+            text = _CUT.join(text[a:b] for a, b in zip([0, *cuts], [*cuts, None], strict=True))
+            encoding = self._encode(text)
+
+        ids = encoding.ids
+        controls = iter(found)
+        for position, token in enumerate(encoding.tokens):
+            if token in self._replaced:
+                token_id = self._replaced[token]
+                ids[position] = next(controls) if token_id is None else token_id
+        if next(controls, None) is not None:
+            raise ModelError(
+                "The tokenizer's normalizer swallows control tokens; the model cannot be prompted."
+            )
+        return [i for i in ids if i != _DROPPED]
+
+    def _encode(self, text: str) -> Encoding:
+        return self._bare.encode(text, add_special_tokens=False)
+
+    def _spelled(self, encoding: Encoding) -> list[int]:
+        """Where text was encoded as a control token: offsets, in characters, between which it can be cut."""
+        if not self._reachable:
+            return []
+        spans = (s for t, s in zip(encoding.tokens, encoding.offsets, strict=True) if t in self._reachable)
+        return [start + 1 for start, end in spans if end - start > 1]
+
+
+def _backend(tokenizer: Any) -> Tokenizer:
+    if isinstance(tokenizer, str | Path):
+        try:
+            return Tokenizer.from_file(str(tokenizer))
+        except Exception as e:  # the library raises plain Exception
+            raise ModelError(f"{tokenizer} cannot be read as a tokenizer.json ({e}).") from e
+    backend = getattr(tokenizer, "backend_tokenizer", tokenizer)
+    if not isinstance(backend, Tokenizer):
+        raise ModelError(
+            f"A {type(tokenizer).__name__} cannot encode prompts; give a fast tokenizer or a tokenizer.json."
+        )
+    return backend
+
+
+def _starts(contents: Iterable[str]) -> dict[str, str]:
+    """The first characters of the contents, each with the second characters that follow it."""
+    starts: dict[str, set[str]] = {}
+    for content in contents:
+        starts.setdefault(content[0], set()).add(content[1])
+    return {first: "".join(sorted(seconds)) for first, seconds in sorted(starts.items())}
+
+
+def _any_of(patterns: Iterable[str], flags: int = 0) -> re.Pattern[str]:
+    return re.compile("|".join(patterns) or r"(?!)", flags)
+
+
+def _stand_in(token: AddedToken) -> str:
+    """One of eight: a stand-in is matched, and eats white space, as its token would."""
+    return _STAND_INS[4 * token.normalized + 2 * token.lstrip + token.rstrip]
