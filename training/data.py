@@ -1,0 +1,130 @@
+"""Training batches: dialogues as token ids with a weight for each, and the drills from which copying arises."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer
+
+from glmchat import render_prompt
+
+from . import words
+from .dialogues import Dialogue, dialogue
+
+CONTEXT_SHARE = 0.12
+"""The share of tokens that the assistant did not write and that are learned all the same, at CONTEXT_WEIGHT."""
+CONTEXT_WEIGHT = 0.25
+
+
+def as_text(example: Dialogue) -> str:
+    """The dialogue through the chat template, with the stop token that ends its last turn."""
+    messages: list[dict[str, Any]] = []
+    for message in example.messages:
+        if message["role"] == "assistant" and not example.enable_thinking:
+            message = {**message, "reasoning_content": ""}
+        messages.append(message)
+    text = render_prompt(
+        messages, example.tools, enable_thinking=example.enable_thinking, add_generation_prompt=False
+    )
+    return text + ("<|observation|>" if messages[-1].get("tool_calls") else "<|user|>")
+
+
+@dataclass(frozen=True)
+class Example:
+    """Token ids, and the loss weight of each of them as a target."""
+
+    ids: list[int]
+    weights: list[float]
+
+
+class Examples:
+    """An endless, seeded stream of examples for one tokenizer."""
+
+    def __init__(self, tokenizer: Tokenizer, seed: int) -> None:
+        self._tokenizer = tokenizer
+        self._rng = random.Random(seed)
+        ids = {t: tokenizer.token_to_id(t) for t in ("<|assistant|>", "<|user|>", "<|observation|>", "[gMASK]", "<sop>")}
+        self._assistant, self._user, self._observation = ids["<|assistant|>"], ids["<|user|>"], ids["<|observation|>"]
+        self._prefix = [ids["[gMASK]"], ids["<sop>"]]
+        self._plain = [i for i in range(tokenizer.get_vocab_size()) if i < min(ids.values())]
+        letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/._-"
+        self._letters = [tokenizer.token_to_id(c) for c in letters]
+
+    def talk(self) -> Example:
+        """A dialogue. With thinking on only what follows the last question is learned: the template
+        empties earlier think blocks, and the model must not learn to write empty ones."""
+        example = dialogue(self._rng)
+        ids = self._tokenizer.encode(as_text(example), add_special_tokens=False).ids
+        start = 0
+        if example.enable_thinking:
+            start = max(i for i, t in enumerate(ids[:-1]) if t == self._user)
+        weights, inside = [], False
+        for i, token in enumerate(ids):
+            learned = inside and i > start
+            weights.append(1.0 if learned else CONTEXT_WEIGHT * (self._rng.random() < CONTEXT_SHARE))
+            if token == self._assistant:
+                inside = True
+            elif token in (self._user, self._observation):
+                inside = False
+        return Example(ids, weights)
+
+    def _span(self, length: int) -> list[int]:
+        """Tokens to be copied: any tokens, letters, or words with spaces."""
+        roll = self._rng.random()
+        if roll < 0.35:
+            return self._rng.choices(self._plain, k=length)
+        if roll < 0.6:
+            return self._rng.choices(self._letters, k=length)
+        text = " ".join(words.word(self._rng) for _ in range(length))
+        return self._tokenizer.encode(text, add_special_tokens=False).ids[:length]
+
+    def repeat(self, longest: int) -> Example:
+        """A short random span, again and again, up to `longest` tokens each: the drill of induction."""
+        span = self._span(self._rng.randint(4, longest))
+        times = self._rng.randint(2, 3)
+        ids = self._prefix + span * times
+        weights = [0.0] * (len(self._prefix) + len(span)) + [1.0] * (len(span) * (times - 1))
+        return Example(ids, weights)
+
+    def recall(self) -> Example:
+        """Pairs of a key and a value, then the keys in another order, each with its value."""
+        pairs = [(self._span(self._rng.randint(1, 3)), self._span(self._rng.randint(1, 6))) for _ in range(self._rng.randint(2, 7))]
+        colon, line = self._tokenizer.token_to_id(":"), self._tokenizer.encode("\n", add_special_tokens=False).ids
+        ids, weights = list(self._prefix), [0.0] * len(self._prefix)
+        for learned in (0.0, 1.0):
+            self._rng.shuffle(pairs)
+            for key, value in pairs:
+                ids += [*key, colon, *value, *line]
+                weights += [0.0] * (len(key) + 1) + [learned] * (len(value) + len(line))
+        return Example(ids, weights)
+
+    def batches(self, tokens: int, *, drill_share: float, longest: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """One pool of batches: ids and weights, both (batch, length), of about `tokens` tokens each.
+
+        Examples of like length share a batch; padding is id 0 with weight 0, at the right.
+        """
+        pool = [
+            (self.repeat(longest) if self._rng.random() < 0.6 else self.recall())
+            if self._rng.random() < drill_share
+            else self.talk()
+            for _ in range(640)
+        ]
+        pool.sort(key=lambda e: len(e.ids))
+        groups: list[list[Example]] = [[]]
+        for example in pool:
+            if groups[-1] and len(example.ids) * (len(groups[-1]) + 1) > tokens:
+                groups.append([])
+            groups[-1].append(example)
+        self._rng.shuffle(groups)
+        for group in groups:
+            width = max(len(e.ids) for e in group)
+            ids = torch.zeros(len(group), width, dtype=torch.long)
+            weights = torch.zeros(len(group), width)
+            for row, e in enumerate(group):
+                ids[row, : len(e.ids)] = torch.tensor(e.ids)
+                weights[row, : len(e.ids)] = torch.tensor(e.weights)
+            yield ids, weights
