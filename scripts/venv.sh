@@ -71,10 +71,10 @@ new_venv() {
 explain() {  # why pip failed and what to do, from its log
     if grep -q 'No space left on device' $log; then
         echo 'the disk is full; free some space'
-    elif grep -qE 'NewConnectionError|NameResolution|Connect(ion)?Timeout|ReadTimeout|ProxyError|Connection(Reset|Refused)' $log; then
+    elif grep -qE 'NewConnectionError|NameResolution|Connect(ion)?Timeout|ReadTimeout|ProxyError|Connection(Reset|Refused)|hatchling.*from versions: none' $log; then
         echo 'pip cannot reach the package index; check the network, HTTPS_PROXY and PIP_INDEX_URL'
     else
-        reason=$(grep '^ERROR' $log | tail -n 1 | cut -c 1-200)
+        reason=$(grep '^ *ERROR' $log | tail -n 1 | cut -c 1-200)
         echo "pip says \"${reason:-nothing}\"; mend that"
     fi
 }
