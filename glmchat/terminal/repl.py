@@ -14,7 +14,7 @@ from pathlib import Path
 
 import platformdirs
 from prompt_toolkit import PromptSession
-from prompt_toolkit.application import run_in_terminal
+from prompt_toolkit.application import get_app, run_in_terminal
 from prompt_toolkit.buffer import Buffer
 from prompt_toolkit.completion import CompleteEvent, Completer, Completion
 from prompt_toolkit.document import Document
@@ -61,19 +61,20 @@ class Repl:
         self._armed = False  # Ctrl-C was pressed on an empty line; a second one leaves
         self._loaded = False
         self._fault: Exception | None = None
-        self._session: PromptSession[str] = self._make_session()
+        self._session: PromptSession[str] | None = None if self._dumb else self._make_session()
 
     def loop(self) -> int:
         self._console.print(Text("glmchat · /help lists commands and keys", style="dim"), end="\n\n")
-        self._load.changed = self._session.app.invalidate
+        if self._session is not None:
+            self._load.changed = self._session.app.invalidate
         threading.Thread(target=self._watch_load, name="glmchat-load-watch", daemon=True).start()
         while not self._leaving:
-            draft, self._draft = self._draft, ""
             try:
-                text = self._session.prompt(PROMPT, default=draft, pre_run=self._leave_on_fault)
+                text = self._ask()
             except EOFError:
                 break
-            except KeyboardInterrupt:  # a SIGINT that no key sent
+            except KeyboardInterrupt:  # without key bindings, or from elsewhere
+                self._console.print()
                 continue
             self._armed = False
             if is_command(text):
@@ -131,14 +132,14 @@ class Repl:
         except Exception as e:
             self._fault = e
         self._loaded = True
-        app = self._session.app
-        if app.is_running and app.loop is not None:
+        app = self._session.app if self._session else None
+        if app is not None and app.is_running and app.loop is not None:
             app.loop.call_soon_threadsafe(self._leave_on_fault)
 
     def _leave_on_fault(self) -> None:
         """In the prompt: end it with the fault of loading, if there is one."""
-        app = self._session.app
-        if self._fault is not None and app.is_running and not app.is_done:
+        app = get_app()
+        if self._fault is not None and not app.is_done:
             app.exit(exception=self._fault)
         app.invalidate()
 
@@ -154,6 +155,13 @@ class Repl:
         return sanitize(" · ".join(part for part in (info.name, info.device, thinking) if part))
 
     # The prompt.
+
+    def _ask(self) -> str:
+        """The next thing the person says."""
+        if self._session is None:
+            return input(PROMPT)
+        draft, self._draft = self._draft, ""
+        return self._session.prompt(PROMPT, default=draft, pre_run=self._leave_on_fault)
 
     def _make_session(self) -> PromptSession[str]:
         return PromptSession(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from types import TracebackType
 
+from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
-from rich.live import Live
 from rich.segment import Segment
 from rich.text import Text
 
@@ -17,6 +17,7 @@ from .transcript import Answer, Entry, Note, Reading, Thought, Transcript
 _REDRAW_S = 0.05
 _STYLES = {"quiet": "dim", "call": "cyan", "warning": "yellow"}
 _OPEN_THOUGHT_LINES = 6
+_HIDE_CURSOR, _SHOW_CURSOR = "\x1b[?25l", "\x1b[?25h"
 
 
 def make_console() -> Console:
@@ -57,45 +58,62 @@ class Screen:
         self.transcript = Transcript()
         self._console = console
         self._show_thinking = show_thinking
-        self._live: Live | None = None
+        self._live = not is_plain(console)
+        self._drawn: list[int] = []  # widths of the lines of the open entry, as they stand on the terminal
         self._drawn_at = 0.0
-        if not is_plain(console):
-            self._live = Live(console=console, transient=True, auto_refresh=False)
 
     def __enter__(self) -> Screen:
         if self._live:
-            self._live.start()
+            self._write(_HIDE_CURSOR)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            self._commit(self.transcript.flush())
+            self._draw(self.transcript.flush())
         finally:
             if self._live:
-                self._live.stop()
+                self._write(_SHOW_CURSOR)
 
     def feed(self, event: Event) -> None:
-        self._commit(self.transcript.feed(event))
+        entries = self.transcript.feed(event)
+        if entries or (self._live and time.monotonic() - self._drawn_at >= _REDRAW_S):
+            self._draw(entries)
 
-    def _commit(self, entries: list[Entry]) -> None:
-        now = time.monotonic()
-        if self._live and (entries or now - self._drawn_at >= _REDRAW_S):
-            # The live part changes first: printing above it redraws it.
-            self._live.update(self._open_part(), refresh=not entries)
-            self._drawn_at = now
-        for entry in entries:
-            show(self._console, entry, show_thinking=self._show_thinking)
+    def _draw(self, entries: list[Entry]) -> None:
+        """Replace the open entry by final ones and the new open one, in one write."""
+        with self._console.capture() as above:
+            for entry in entries:
+                show(self._console, entry, show_thinking=self._show_thinking)
+        lines = self._open_lines() if self._live else []
+        self._write(self._erase() + above.get() + "".join(f"{line}\n" for line in lines))
+        self._drawn = [cell_len(Text.from_ansi(line).plain) for line in lines]
+        self._drawn_at = time.monotonic()
 
-    def _open_part(self) -> RenderableType:
+    def _open_lines(self) -> list[str]:
         entry = self.transcript.open
         if entry is None:
-            return Text()
+            return []
+        room = max(1, self._console.size.height - 2)
         if isinstance(entry, Thought):
-            text = _Lines(Text(entry.text, "dim italic"), _OPEN_THOUGHT_LINES)
-            return Group(Text("▾ Thinking", style="dim"), text)
-        return _Lines(render(entry), self._console.size.height - 3)
+            text = _Lines(Text(entry.text, "dim italic"), min(room - 1, _OPEN_THOUGHT_LINES))
+            part: RenderableType = Group(Text("▾ Thinking", style="dim"), text)
+        else:
+            part = _Lines(render(entry), room)
+        with self._console.capture() as capture:
+            self._console.print(part)
+        return capture.get().split("\n")[:-1]
+
+    def _erase(self) -> str:
+        """Up to where the open entry begins. A terminal that was made narrower has wrapped its lines."""
+        width = max(1, self._console.size.width)
+        rows = sum(max(1, -(-cells // width)) for cells in self._drawn)
+        return f"\x1b[{rows}A\r\x1b[J" if rows else ""
+
+    def _write(self, text: str) -> None:
+        self._console.file.write(text)
+        self._console.file.flush()
 
 
 class _Lines:

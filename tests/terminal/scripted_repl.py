@@ -1,0 +1,65 @@
+"""The REPL on a scripted engine, for tests in a pseudo-terminal: python -m tests.terminal.scripted_repl NAME."""
+
+from __future__ import annotations
+
+import sys
+import threading
+
+from glmchat import cli
+from glmchat.chat import Chat
+from glmchat.engine.base import ModelInfo
+from glmchat.errors import ContextFullError, ModelError
+from glmchat.events import LoadProgress
+from glmchat.messages import ToolCall
+from glmchat.terminal import start
+from glmchat.terminal.progress import LoadState
+
+from ..scripted import Script, ScriptedEngine, turn
+
+TOOLS = [{"name": "get_weather", "description": "Weather of a place.", "parameters": {"properties": {"city": {}}}}]
+LIST = "\n".join(f"- item {n}" for n in range(1, 60))
+
+SCRIPTS: dict[str, list[Script]] = {
+    "talk": [turn("Hello **you**.", thinking="They greet me."), turn("Second answer.")],
+    "slow": [turn("word " * 400, thinking="hm " * 100), turn("Quick one.")],
+    "long": [turn(f"{LIST}\n\nThe end.")],
+    "fault": [[ContextFullError("The context is full.")], turn("Now it works.")],
+    "calls": [turn("", calls=[ToolCall("get_weather", {"city": "Oslo"})], reason="tool_calls")],
+    "broken": [],
+}
+
+
+class LateEngine(ScriptedEngine):
+    """Its model takes a while to load, or never does."""
+
+    def __init__(self, *scripts: Script, delay: float, load_s: float, fault: Exception | None) -> None:
+        self._ready = threading.Event()
+        self._fault = fault
+        threading.Timer(load_s, self._ready.set).start()
+        super().__init__(*scripts, delay=delay)
+
+    @property
+    def info(self) -> ModelInfo:
+        self._ready.wait()
+        if self._fault is not None:
+            raise self._fault
+        return self._info
+
+    @info.setter
+    def info(self, value: ModelInfo) -> None:
+        self._info = value
+
+
+def main(name: str, delay: float, load_s: float) -> int:
+    def open_chat(settings: object, load: LoadState) -> Chat:
+        load(LoadProgress("loading weights", 3, 4))
+        fault = ModelError("The model is broken; fetch it again.") if name == "broken" else None
+        engine = LateEngine(*SCRIPTS[name], delay=delay, load_s=load_s, fault=fault)
+        return Chat(engine, tools=TOOLS if name == "calls" else ())
+
+    start.open_chat = open_chat  # type: ignore[assignment]
+    return cli.main([])
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1], float(sys.argv[2]), float(sys.argv[3])))

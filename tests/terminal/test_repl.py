@@ -1,0 +1,255 @@
+"""The REPL in a real pseudo-terminal, on a scripted engine: fast, and every moment can be chosen."""
+
+from __future__ import annotations
+
+import signal
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack
+from pathlib import Path
+
+import pytest
+
+from ..pty import Terminal, terminal
+
+Start = Callable[..., Terminal]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    with ExitStack() as stack:
+
+        def begin(name: str, *, delay: float = 0.0, load_s: float = 0.0, **more: object) -> Terminal:
+            env = {"HOME": str(tmp_path), "XDG_STATE_HOME": "", "XDG_CONFIG_HOME": "", **more.pop("env", {})}  # type: ignore[dict-item]
+            words = ["-m", "tests.terminal.scripted_repl", name, str(delay), str(load_s)]
+            made: AbstractContextManager[Terminal] = terminal(words, env, **more)  # type: ignore[arg-type]
+            return stack.enter_context(made)
+
+        yield begin
+
+
+def leave(chat: Terminal) -> None:
+    """Quit, and find the terminal as it was."""
+    chat.send("/quit\r")
+    assert chat.wait_end() == 0
+    assert chat.modes_after == chat.modes
+    assert not chat.cursor_hidden
+    assert chat.raw.rfind(b"\x1b[?2004l") > chat.raw.rfind(b"\x1b[?2004h"), "bracketed paste is off again"
+
+
+def test_ask_think_fold_unfold_ask_again(start: Start) -> None:
+    chat = start("talk", load_s=0.3)
+    chat.wait_for("loading weights 75% · thinking on")
+    chat.wait_for("scripted · cpu · thinking on")
+    chat.send("hi\r")
+    chat.wait_for("first token 0.25 s")
+    assert "› hi\n\n▸ Thought for 1.5 s · 3 tokens\n\nHello you.\n\n5 tokens · 50.0 tokens/s" in chat.text
+    assert "They greet me." not in chat.text
+    chat.send("\x14")  # Ctrl-T
+    chat.wait_for("They greet me.")
+    chat.send("/think off\r")
+    chat.wait_for("Thinking is off.")
+    chat.wait_for("thinking off")
+    chat.send("again\r")
+    chat.wait_for("Second answer.")
+    chat.send("/think show\r")
+    chat.wait_for(lambda text: text.count("They greet me.") == 2)
+    leave(chat)
+
+
+def test_commands_answer(start: Start) -> None:
+    chat = start("calls")
+    chat.send("/help\r")
+    chat.wait_for("Ctrl-D")
+    for name in ("/think [on|off|show]", "/tools", "/clear", "/quit", "Alt-Enter"):
+        assert name in chat.text
+    chat.send("/thnik\r")
+    chat.wait_for("Unknown command /thnik; did you mean /think?")
+    chat.send("/tools\r")
+    chat.wait_for("get_weather(city)  Weather of a place.")
+    chat.send("/think maybe\r")
+    chat.wait_for("not 'maybe'")
+    chat.send("weather?\r")
+    chat.wait_for('get_weather(city="Oslo"), not run')
+    chat.send("/clear\r")
+    chat.wait_for("A new conversation")
+    leave(chat)
+
+
+def test_ctrl_c_stops_an_answer_and_the_next_one_comes(start: Start) -> None:
+    chat = start("slow", delay=0.01)
+    chat.send("tell me\r")
+    chat.wait_for("word word")
+    chat.send("\x03")
+    assert chat.wait_for(lambda text: text.endswith("thinking on") and "stopped" in text) < 0.5
+    kept = chat.text
+    assert kept.count("word") > 2
+    assert "▸ Thought for" in kept
+    chat.send("more\r")
+    chat.wait_for("Quick one.")
+    assert "Thinking" not in chat.text, "nothing of the live part is left behind"
+    leave(chat)
+
+
+def test_ctrl_c_while_thinking_folds_what_came(start: Start) -> None:
+    chat = start("slow", delay=0.01)
+    chat.send("tell me\r")
+    chat.wait_for("▾ Thinking")
+    chat.send("\x03")
+    chat.wait_for("▸ Thought, unfinished")
+    chat.wait_for("stopped")
+    chat.send("more\r")
+    chat.wait_for("Quick one.")
+    leave(chat)
+
+
+def test_ctrl_c_at_the_prompt(start: Start) -> None:
+    chat = start("talk")
+    chat.wait_for("thinking on")
+    chat.send("half a thought\x03")
+    chat.send("hi\r")
+    chat.wait_for("Hello you.")
+    assert "› hi" in chat.text
+    assert "half" not in chat.text
+    chat.send("\x03")
+    chat.wait_for("Ctrl-C again leaves")
+    chat.send("x\x03")
+    chat.wait_for("thinking on")
+    chat.send("\x03")
+    chat.wait_for("Ctrl-C again leaves")
+    chat.send("\x03")
+    assert chat.wait_end() == 0
+    assert chat.modes_after == chat.modes
+
+
+def test_ctrl_d_leaves(start: Start) -> None:
+    chat = start("talk")
+    chat.wait_for("thinking on")
+    chat.send("\x04")
+    assert chat.wait_end() == 0
+    assert chat.modes_after == chat.modes
+
+
+def test_a_paste_of_many_lines_is_not_sent(start: Start) -> None:
+    chat = start("talk")
+    chat.wait_for("thinking on")
+    chat.paste("first line\r\nsecond line\r\n/quit\r\n")
+    chat.wait_for("/quit")
+    chat.send("third\x1b\rfourth")
+    chat.wait_for("fourth")
+    assert "Hello" not in chat.text
+    chat.send("\r")
+    chat.wait_for("Hello you.")
+    leave(chat)
+
+
+def test_keys_during_an_answer_wait_for_the_prompt(start: Start) -> None:
+    chat = start("slow", delay=0.004)
+    chat.send("go\r")
+    chat.wait_for("word word")
+    chat.send("later")
+    chat.paste("\nwith\nlines")
+    chat.wait_for("first token")
+    assert "wordlater" not in chat.text.replace(" ", ""), "keys are not echoed into the answer"
+    chat.wait_for("› later\n  with\n  lines")
+    chat.send("\r")
+    chat.wait_for("Quick one.")
+    leave(chat)
+
+
+def test_an_answer_taller_than_the_screen_is_whole_in_the_scrollback(start: Start) -> None:
+    chat = start("long", delay=0.003, lines=12, columns=40)
+    chat.send("list\r")
+    chat.wait_for("first token")
+    shown = [line.strip() for line in chat.lines if "item" in line]
+    assert shown == [f"• item {n}" for n in range(1, 60)]
+    leave(chat)
+
+
+def test_a_fault_gives_the_question_back(start: Start) -> None:
+    chat = start("fault")
+    chat.send("my question\r")
+    chat.wait_for("The context is full.")
+    chat.wait_for(lambda text: text.count("› my question") == 2)
+    chat.send("\r")
+    chat.wait_for("Now it works.")
+    leave(chat)
+
+
+@pytest.mark.parametrize("typing", [True, False])
+def test_a_model_that_cannot_load_ends_the_chat(start: Start, typing: bool) -> None:
+    chat = start("broken", load_s=1.0)
+    chat.wait_for("loading weights")
+    chat.send("half" if typing else "asked\r")
+    assert chat.wait_end() == 3
+    assert "glmchat: The model is broken; fetch it again." in chat.text
+    assert chat.modes_after == chat.modes
+    assert not chat.cursor_hidden
+
+
+def test_ctrl_c_while_the_model_loads_gives_the_prompt_back(start: Start) -> None:
+    chat = start("talk", load_s=2.0)
+    chat.send("early\r")
+    chat.wait_for("loading weights")
+    chat.wait_for("3 of 4 weights")
+    chat.send("\x03")
+    chat.wait_for(lambda text: text.count("› early") == 2)
+    chat.send("\r")
+    chat.wait_for("Hello you.")
+    leave(chat)
+
+
+@pytest.mark.parametrize("moment", ["prompt", "answer"])
+def test_sigterm_restores_the_terminal(start: Start, moment: str) -> None:
+    chat = start("slow", delay=0.01)
+    chat.wait_for("thinking on")
+    if moment == "answer":
+        chat.send("go\r")
+        chat.wait_for("Thinking")
+    chat.kill(signal.SIGTERM)
+    assert chat.wait_end() == 143
+    assert chat.modes_after == chat.modes
+    assert not chat.cursor_hidden
+    assert b"Traceback" not in chat.raw
+
+
+def test_history_is_kept_and_private(start: Start, tmp_path: Path) -> None:
+    chat = start("talk")
+    chat.send("remember me\r")
+    chat.wait_for("Hello you.")
+    leave(chat)
+    path = tmp_path / ".local/state/glmchat/history"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    chat = start("talk")
+    chat.wait_for("thinking on")
+    chat.send("\x1b[A\x1b[A")  # up past /quit
+    chat.wait_for("› remember me")
+
+
+def test_resizing_while_an_answer_comes(start: Start) -> None:
+    chat = start("slow", delay=0.004)
+    chat.send("go\r")
+    chat.wait_for("word word")
+    chat.resize(50, 20)
+    chat.wait_for("first token")
+    leave(chat)
+
+
+def test_a_dumb_terminal_gets_lines_of_text(start: Start) -> None:
+    chat = start("talk", env={"TERM": "dumb"})
+    chat.wait_for("›")
+    chat.send("hi\r")
+    chat.wait_for("first token 0.25 s")
+    assert "▸ Thought for 1.5 s · 3 tokens\n\nHello you." in chat.text
+    assert b"\x1b" not in chat.raw
+    chat.send("/quit\r")
+    assert chat.wait_end() == 0
+
+
+def test_no_color(start: Start) -> None:
+    chat = start("calls", env={"NO_COLOR": "1"})
+    chat.send("weather?\r")
+    chat.wait_for("not run")
+    leave(chat)
+    assert b"\x1b[36m" not in chat.raw
+    assert b"\x1b[38;" not in chat.raw
