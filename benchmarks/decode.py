@@ -26,7 +26,9 @@ GOAL = 0.95
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", action="append", help="checkpoint(s) to run; default: demo and a random 270M")
+    parser.add_argument(
+        "--model", action="append", help="checkpoint(s) to run; default: demo and a random 270M"
+    )
     parser.add_argument("--prompt", default="What is 47 + 38?")
     parser.add_argument("--tokens", type=int, default=64, help="new tokens at most (%(default)s)")
     parser.add_argument("--repeats", type=int, default=25, help="measured pairs (%(default)s)")

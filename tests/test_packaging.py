@@ -46,7 +46,12 @@ def files(folder: Path, pattern: str = "**/*") -> dict[str, bytes]:
 
 
 def run_unpacked(unpacked: Path, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": str(unpacked), "HOME": str(folder), "XDG_CONFIG_HOME": str(folder)}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(unpacked),
+        "HOME": str(folder),
+        "XDG_CONFIG_HOME": str(folder),
+    }
     return subprocess.run(
         [sys.executable, *arguments],
         cwd=folder,
@@ -62,7 +67,9 @@ def test_wheel_holds_the_whole_package_and_nothing_else(unpacked: Path) -> None:
     package = {f"glmchat/{name}": data for name, data in files(ROOT / "glmchat").items()}
     templates = {f"glmchat/templates/{name}": data for name, data in files(ROOT / "templates").items()}
     assert {"glmchat/templates/glm-4.5.jinja", "glmchat/templates/glm-4.7.jinja"} <= templates.keys()
-    assert {f"glmchat/demo/{n}" for n in ("config.json", "model.safetensors", "tokenizer.json")} <= package.keys()
+    assert {
+        f"glmchat/demo/{n}" for n in ("config.json", "model.safetensors", "tokenizer.json")
+    } <= package.keys()
     inside = {name: data for name, data in files(unpacked).items() if ".dist-info/" not in name}
     assert inside == package | templates
 
@@ -110,7 +117,9 @@ def test_constraints_pin_every_dependency_within_its_range(version: str) -> None
     def applies(requirement: Requirement) -> bool:
         return requirement.marker is None or requirement.marker.evaluate(environment)
 
-    lines = [Requirement(line) for line in (ROOT / "constraints.txt").read_text().splitlines() if line[:1] != "#"]
+    lines = [
+        Requirement(line) for line in (ROOT / "constraints.txt").read_text().splitlines() if line[:1] != "#"
+    ]
     pins: dict[str, str] = {}
     for pin in filter(applies, lines):
         assert pin.name not in pins, f"{pin.name} is pinned twice for Python {version}"
