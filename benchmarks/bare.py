@@ -1,4 +1,4 @@
-"""The shortest script that answers: `bare.py FOLDER PROMPT TOKENS`. What glmchat's start-up is measured against."""
+"""The shortest script that answers, for startup.py to compare with: `bare.py FOLDER PROMPT TOKENS`."""
 
 from __future__ import annotations
 

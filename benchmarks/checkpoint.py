@@ -25,7 +25,7 @@ SHAPE = {
 
 
 def write_random_checkpoint(folder: Path) -> Path:
-    """Write it to `folder` in bfloat16 with the tokenizer of the bundled checkpoint; always the same weights."""
+    """Write it to `folder` in bfloat16 with the bundled checkpoint's tokenizer; always the same weights."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 

@@ -27,7 +27,7 @@ GOAL = 0.95
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--model", action="append", help="checkpoint(s) to run; default: demo and a random 270M"
+        "--model", action="append", help="checkpoint to run; default: demo, then a random 270M"
     )
     parser.add_argument("--prompt", default="What is 47 + 38?")
     parser.add_argument("--tokens", type=int, default=64, help="new tokens at most (%(default)s)")
@@ -70,7 +70,7 @@ def _engine_speed(engine: LocalEngine, args: argparse.Namespace) -> tuple[int, f
 
 
 class BareLoop:
-    """Greedy decoding as one would write it by hand with transformers: nothing but the model and a stop check."""
+    """Greedy decoding as one would write it by hand: nothing but the model and a stop check."""
 
     def __init__(self, model: str, device_map: str) -> None:
         from transformers import AutoModelForCausalLM
