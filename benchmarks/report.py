@@ -47,8 +47,7 @@ def show(title: str, unit: str, against: str, comparisons: Sequence[Comparison])
         )
     console = Console()
     console.print(table)
-    console.print(
-        f"Medians of {len(comparisons[0].ours)} interleaved pairs; the ratio is the median of the pairs' ratios."
-    )
+    pairs = len(comparisons[0].ours)
+    console.print(f"Medians of {pairs} interleaved pairs; the ratio is the median of the pairs' ratios.")
     if not all(c.reached for c in comparisons):
         raise SystemExit(1)
