@@ -32,7 +32,12 @@ class Terminal:
     """A program in a pseudo-terminal. `text` is all it shows, scrollback first."""
 
     def __init__(
-        self, arguments: list[str], env: Mapping[str, str] | None = None, *, columns: int = 80, lines: int = 24
+        self,
+        arguments: list[str],
+        env: Mapping[str, str] | None = None,
+        *,
+        columns: int = 80,
+        lines: int = 24,
     ) -> None:
         self._screen = _Screen(columns, lines)
         self._stream = pyte.ByteStream(self._screen)
@@ -48,7 +53,9 @@ class Terminal:
 
     @property
     def lines(self) -> list[str]:
-        above = ["".join(row[x].data for x in range(self._screen.columns)) for row in self._screen.history.top]
+        above = [
+            "".join(row[x].data for x in range(self._screen.columns)) for row in self._screen.history.top
+        ]
         return [line.rstrip() for line in [*above, *self._screen.display]]
 
     @property
@@ -85,7 +92,9 @@ class Terminal:
             assert time.monotonic() < ends, f"did not end; the screen:\n{self.text}"
         self.modes_after = termios.tcgetattr(self._child.child_fd)
         self._child.close()
-        return self._child.exitstatus if self._child.exitstatus is not None else 128 + self._child.signalstatus
+        return (
+            self._child.exitstatus if self._child.exitstatus is not None else 128 + self._child.signalstatus
+        )
 
     @property
     def cursor_hidden(self) -> bool:

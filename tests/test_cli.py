@@ -38,7 +38,9 @@ class Run(SimpleNamespace):
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[..., Run]:
+def run(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> Callable[..., Run]:
     """Run the program in this process, with a scripted engine in place of a model."""
     for name in [n for n in os.environ if n.startswith("GLMCHAT_")]:
         monkeypatch.delenv(name)
@@ -87,7 +89,9 @@ def test_a_prompt_gives_the_answer_and_nothing_else(run: Callable[..., Run]) -> 
         ([" keep me \n"], b"", " keep me \n"),
     ],
 )
-def test_how_the_prompt_is_composed(run: Callable[..., Run], words: list[str], piped: bytes, prompt: str) -> None:
+def test_how_the_prompt_is_composed(
+    run: Callable[..., Run], words: list[str], piped: bytes, prompt: str
+) -> None:
     result = run(*words, piped=piped, script=turn("ok"))
     assert result.code == 0
     assert result.engine.seen[0][0].messages[-1].content == prompt
@@ -123,7 +127,9 @@ def test_more_than_any_context_holds_is_refused_early() -> None:
     assert caught.value.exit_code == 5
 
 
-@pytest.mark.parametrize(("reason", "code"), [("stop", 0), ("length", 5), ("context", 5), ("interrupted", 130)])
+@pytest.mark.parametrize(
+    ("reason", "code"), [("stop", 0), ("length", 5), ("context", 5), ("interrupted", 130)]
+)
 def test_how_the_answer_ended_is_the_exit_code(run: Callable[..., Run], reason: str, code: int) -> None:
     result = run("x", script=turn("some words", reason=reason))
     assert (result.code, result.out) == (code, "some words\n")
@@ -146,7 +152,13 @@ def test_thinking_goes_to_stderr_when_asked(run: Callable[..., Run]) -> None:
 
 
 def test_text_in_a_pipe_is_not_altered_but_for_blank_ends(run: Callable[..., Run]) -> None:
-    script = [AnswerDelta("\n"), AnswerDelta("\n a \x1b[1m"), AnswerDelta("\r\n\n"), AnswerDelta("b\n"), *turn("")[-1:]]
+    script = [
+        AnswerDelta("\n"),
+        AnswerDelta("\n a \x1b[1m"),
+        AnswerDelta("\r\n\n"),
+        AnswerDelta("b\n"),
+        *turn("")[-1:],
+    ]
     assert run("x", script=script).out == "a \x1b[1m\r\n\nb\n"
 
 
@@ -161,7 +173,11 @@ def test_json_is_one_object_with_every_field(run: Callable[..., Run]) -> None:
             "content": "Hi",
             "reasoning_content": "hm",
             "tool_calls": [
-                {"id": "call_1", "type": "function", "function": {"name": "now", "arguments": {"n": 1, "t": "中\u2028"}}}
+                {
+                    "id": "call_1",
+                    "type": "function",
+                    "function": {"name": "now", "arguments": {"n": 1, "t": "中\u2028"}},
+                }
             ],
         },
         "usage": {"prompt_tokens": 8, "cached_tokens": 0, "completion_tokens": 2, "reasoning_tokens": 1},
@@ -241,8 +257,21 @@ def test_wrong_tools(run: Callable[..., Run], tmp_path: Path, text: str, says: s
 
 def test_options_reach_the_engine(run: Callable[..., Run], tmp_path: Path) -> None:
     (tmp_path / "s.txt").write_text("Be brief.\n")
-    words = ["--no-think", "--temperature", "0.5", "--top-p=0.9", "--top-k", "40", "--max-tokens", "9", "--seed", "3"]
-    result = run(*words, "--greedy", "--system", f"@{tmp_path}/s.txt", "--model", "./m", "hi", script=turn("ok"))
+    words = [
+        "--no-think",
+        "--temperature",
+        "0.5",
+        "--top-p=0.9",
+        "--top-k",
+        "40",
+        "--max-tokens",
+        "9",
+        "--seed",
+        "3",
+    ]
+    result = run(
+        *words, "--greedy", "--system", f"@{tmp_path}/s.txt", "--model", "./m", "hi", script=turn("ok")
+    )
     conversation, _, options = result.engine.seen[0]
     assert conversation.messages[0].content == "Be brief."
     assert options is not None
@@ -274,7 +303,9 @@ def test_help_names_every_setting_and_fits_the_screen(capsys: pytest.CaptureFixt
 
 def command(*words: str, **more: Any) -> subprocess.CompletedProcess[str]:
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.run([sys.executable, *words], env=env, capture_output=True, text=True, timeout=60, **more)
+    return subprocess.run(
+        [sys.executable, *words], env=env, capture_output=True, text=True, timeout=60, **more
+    )
 
 
 @pytest.mark.parametrize("option", ["--help", "--version"])
@@ -283,7 +314,16 @@ def test_help_and_version_import_nothing_heavy(option: str) -> None:
     assert result.returncode == 0
     imported = {line.rpartition("|")[2].strip() for line in result.stderr.splitlines()}
     assert "argparse" in imported
-    heavy = {"torch", "transformers", "rich", "prompt_toolkit", "jinja2", "tokenizers", "numpy", "glmchat.chat"}
+    heavy = {
+        "torch",
+        "transformers",
+        "rich",
+        "prompt_toolkit",
+        "jinja2",
+        "tokenizers",
+        "numpy",
+        "glmchat.chat",
+    }
     assert not heavy & imported
 
 

@@ -10,11 +10,14 @@ from typing import Any
 
 from ..chat import Chat
 from ..engine.base import GenerationOptions
-from ..errors import UsageError
+from ..errors import EXIT_OK, UsageError
 from ..events import LoadProgress
+from ..messages import Message
 from ..settings import Settings, default_config_path
+from .sanitize import sanitize
 
 DEMO = "demo"
+"""What answers when no model was ever chosen."""
 
 
 def open_chat(settings: Settings, on_progress: Callable[[LoadProgress], None] | None = None) -> Chat:
@@ -49,6 +52,27 @@ def open_chat(settings: Settings, on_progress: Callable[[LoadProgress], None] | 
         on_progress=on_progress,
     )
     return Chat(engine, system=system, tools=tools, options=generation_options(settings))
+
+
+def print_prompt(settings: Settings, prompt: str) -> int:
+    """Write the exact text that the model would see; reads its tokenizer and template, no weights."""
+    from ..glm.checkpoints import choose_template, resolve
+    from ..glm.encode import PromptEncoder
+
+    system, tools = read_system(settings.system), read_tools(settings.tools)
+    checkpoint = resolve(
+        settings.model or DEMO,
+        revision=settings.revision,
+        token=settings.token,
+        offline=settings.offline,
+        weights=False,
+    )
+    encoder = PromptEncoder(checkpoint.tokenizer, choose_template(checkpoint, settings.chat_template))
+    messages = [Message("system", system)] if system is not None else []
+    messages.append(Message("user", prompt))
+    text = encoder.encode(messages, tools, enable_thinking=settings.think).text
+    sys.stdout.write(sanitize(text) + "\n" if sys.stdout.isatty() else text)
+    return EXIT_OK
 
 
 def generation_options(settings: Settings) -> GenerationOptions:

@@ -1,4 +1,7 @@
-"""The REPL on a scripted engine, for tests in a pseudo-terminal: python -m tests.terminal.scripted_repl NAME."""
+"""The REPL on a scripted engine, for tests in a pseudo-terminal.
+
+python -m tests.terminal.scripted_repl NAME DELAY LOAD_SECONDS
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,9 @@ from glmchat.terminal.progress import LoadState
 
 from ..scripted import Script, ScriptedEngine, turn
 
-TOOLS = [{"name": "get_weather", "description": "Weather of a place.", "parameters": {"properties": {"city": {}}}}]
+TOOLS = [
+    {"name": "get_weather", "description": "Weather of a place.", "parameters": {"properties": {"city": {}}}}
+]
 LIST = "\n".join(f"- item {n}" for n in range(1, 60))
 
 SCRIPTS: dict[str, list[Script]] = {

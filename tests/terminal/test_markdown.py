@@ -81,8 +81,33 @@ def test_a_block_is_final_when_the_next_one_has_a_whole_line() -> None:
 
 
 lines = st.sampled_from(
-    ["", "text", "- item", "  - deep", "1. one", "2. two", "> quote", "```", "~~~py", "    code", "---", "===", "# head"]
-    + ["| a | b |", "|---|---|", "<div>", "</div>", "[a]: http://x", "a | b", "-|-", "***", "\ttab", "* x", "-", "  "]
+    [
+        "",
+        "text",
+        "- item",
+        "  - deep",
+        "1. one",
+        "2. two",
+        "> quote",
+        "```",
+        "~~~py",
+        "    code",
+        "---",
+        "===",
+        "# head",
+        "| a | b |",
+        "|---|---|",
+        "<div>",
+        "</div>",
+        "[a]: http://x",
+        "a | b",
+        "-|-",
+        "***",
+        "\ttab",
+        "* x",
+        "-",
+        "  ",
+    ]
 )
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import unicodedata
 
 import pytest
@@ -32,7 +33,9 @@ def test_controls_are_shown_and_text_is_kept(raw: str, shown: str | None) -> Non
     assert sanitize(raw) == (raw if shown is None else shown)
 
 
-spicy = st.text(st.one_of(st.sampled_from("\r\n\x1b\x9b\x07\t[]m;\u202e"), st.characters(exclude_categories=())))
+spicy = st.text(
+    st.one_of(st.sampled_from("\r\n\x1b\x9b\x07\t[]m;\u202e"), st.characters(exclude_categories=()))
+)
 
 
 @given(spicy)
@@ -49,7 +52,7 @@ def test_nothing_that_steers_a_terminal_is_left(text: str) -> None:
 def test_every_cut_gives_the_same(text: str, cuts: list[int]) -> None:
     decoder, out = Sanitizer(), ""
     bounds = [0, *sorted(cuts), len(text)]
-    for a, b in zip(bounds, bounds[1:], strict=False):
+    for a, b in itertools.pairwise(bounds):
         out += decoder.feed(text[a:b])
     assert out + decoder.flush() == sanitize(text)
 

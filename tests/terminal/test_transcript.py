@@ -56,7 +56,9 @@ def test_what_is_open_at_each_step() -> None:
 
 
 def test_an_empty_think_block_leaves_no_trace() -> None:
-    assert play([ThinkingDelta("\n"), ThinkingDone(0.0, 0), AnswerDelta("x"), *turn("")[-1:]])[:1] == [Answer("x")]
+    assert play([ThinkingDelta("\n"), ThinkingDone(0.0, 0), AnswerDelta("x"), *turn("")[-1:]])[:1] == [
+        Answer("x")
+    ]
 
 
 @pytest.mark.parametrize(
@@ -64,7 +66,10 @@ def test_an_empty_think_block_leaves_no_trace() -> None:
     [
         ("interrupted", ["stopped"]),
         ("length", ["The answer stopped at the token limit; raise --max-tokens."]),
-        ("context", ["The answer stopped because the model's context is full; start anew, or with a shorter prompt."]),
+        (
+            "context",
+            ["The answer stopped because the model's context is full; start anew, or with a shorter prompt."],
+        ),
         ("stop", []),
     ],
 )
@@ -74,7 +79,9 @@ def test_how_a_turn_ended(reason: str, notes: list[str]) -> None:
 
 
 def test_stopped_while_thinking_folds_the_thought() -> None:
-    entries = play([ThinkingDelta("half a th"), TurnDone(Message("assistant", interrupted=True), "interrupted")])
+    entries = play(
+        [ThinkingDelta("half a th"), TurnDone(Message("assistant", interrupted=True), "interrupted")]
+    )
     assert entries == [Thought("half a th", "Thought, unfinished"), Note("stopped", "warning")]
 
 

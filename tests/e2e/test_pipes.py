@@ -1,0 +1,171 @@
+"""The real program with the bundled checkpoint in pipes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from glmchat.glm.template import render_prompt
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+DEMO = ("--model", "demo")
+
+
+@pytest.fixture
+def env(tmp_path: Path) -> dict[str, str]:
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("GLMCHAT_", "XDG_"))}
+    return {**clean, "HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
+
+
+def glmchat(
+    env: dict[str, str], *words: str, piped: bytes = b"", **more: Any
+) -> subprocess.CompletedProcess[bytes]:
+    command = [sys.executable, "-m", "glmchat", *words]
+    return subprocess.run(command, env=env, input=piped, capture_output=True, timeout=120, **more)
+
+
+def test_a_piped_word_is_answered_and_says_that_it_is_the_demo(env: dict[str, str]) -> None:
+    result = glmchat(env, "--greedy", piped=b"hi\n")
+    assert result.returncode == 0, result.stderr
+    answer = result.stdout.decode()
+    assert answer.strip()
+    assert answer.endswith("\n")
+    assert "<think>" not in answer
+    notes = result.stderr.decode()
+    assert notes.count("\n") == 1
+    assert "bundled demo" in notes
+    assert "--model zai-org/GLM-4.5-Air" in notes
+
+
+def test_json_has_every_field_and_counts_that_agree(env: dict[str, str]) -> None:
+    result = glmchat(env, *DEMO, "--greedy", "--json", "--", "What is 12 + 30?")
+    assert (result.returncode, result.stderr) == (0, b"")
+    whole = json.loads(result.stdout)
+    assert list(whole) == ["model", "message", "usage", "timing", "finish_reason"]
+    assert whole["model"] == "demo"
+    assert list(whole["message"]) == ["role", "content", "reasoning_content", "tool_calls"]
+    assert whole["message"]["role"] == "assistant"
+    assert whole["message"]["content"]
+    assert whole["message"]["reasoning_content"], "thinking is on by default"
+    assert whole["finish_reason"] == "stop"
+    usage, timing = whole["usage"], whole["timing"]
+    assert 0 < usage["reasoning_tokens"] < usage["completion_tokens"]
+    assert usage["prompt_tokens"] > 0
+    assert usage["cached_tokens"] == 0
+    assert 0 < timing["ttft_s"] <= timing["total_s"]
+    assert timing["load_s"] > 0
+    assert timing["decode_tokens_per_s"] > 0
+
+
+def test_stream_json_is_json_in_pieces_and_no_think_is_obeyed(env: dict[str, str]) -> None:
+    result = glmchat(env, *DEMO, "--greedy", "--no-think", "--stream-json", "hello")
+    events = [json.loads(line) for line in result.stdout.splitlines()]
+    assert result.returncode == 0
+    assert events[0]["type"] == "prompt_ready"
+    assert not any(e["type"] == "thinking_delta" for e in events)
+    deltas = "".join(e["text"] for e in events if e["type"] == "answer_delta")
+    assert events[-1]["type"] == "turn_done"
+    assert deltas.strip() == events[-1]["message"]["content"] != ""
+
+
+def test_the_token_limit_is_exit_code_5(env: dict[str, str]) -> None:
+    result = glmchat(env, *DEMO, "--no-think", "--greedy", "--max-tokens", "2", "hello")
+    assert result.returncode == 5
+    assert result.stdout.strip()
+    assert b"token limit" in result.stderr
+
+
+def test_too_long_for_the_context_is_exit_code_5(env: dict[str, str]) -> None:
+    result = glmchat(env, *DEMO, "summarise", piped=b"many words " * 100_000)
+    assert (result.returncode, result.stdout) == (5, b"")
+    assert result.stderr.count(b"\n") == 1
+    assert b"context" in result.stderr
+
+
+def test_50_mb_are_refused_quickly(env: dict[str, str]) -> None:
+    began = time.monotonic()
+    result = glmchat(env, *DEMO, "summarise", piped=b"0123456789" * 5_000_000)
+    assert (result.returncode, result.stdout) == (5, b"")
+    assert b"16 MiB" in result.stderr
+    assert time.monotonic() - began < 5
+
+
+def test_a_reader_that_goes_away_ends_it_quietly(env: dict[str, str]) -> None:
+    command = f"set -o pipefail; {sys.executable} -m glmchat --model demo --stream-json hello | head -n 1"
+    result = subprocess.run(["bash", "-c", command], env=env, capture_output=True, timeout=120)
+    assert json.loads(result.stdout)["type"] == "prompt_ready"
+    assert result.stderr == b""
+    assert result.returncode == 141
+
+
+def test_sigint_while_loading_is_130_and_quiet(env: dict[str, str]) -> None:
+    child = subprocess.Popen(
+        [sys.executable, "-m", "glmchat", *DEMO, "hello"],
+        env=env,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    time.sleep(1.0)
+    child.send_signal(signal.SIGINT)
+    out, err = child.communicate(timeout=30)
+    assert (child.returncode, out, err) == (130, b"", b"")
+
+
+def test_sigint_in_an_answer_keeps_what_came(env: dict[str, str]) -> None:
+    child = subprocess.Popen(
+        [sys.executable, "-m", "glmchat", *DEMO, "--stream-json", "hello"],
+        env=env,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert child.stdout is not None
+    first = child.stdout.readline()
+    child.send_signal(signal.SIGINT)
+    rest, err = child.communicate(timeout=30)
+    last = json.loads((first + rest).splitlines()[-1])
+    assert last["type"] == "turn_done"
+    # A model this small may have ended its answer before the signal came.
+    assert (child.returncode, last["finish_reason"]) in {(130, "interrupted"), (0, "stop")}
+    assert err == b""
+
+
+def test_print_prompt_is_the_official_text_and_loads_no_torch(env: dict[str, str]) -> None:
+    code = (
+        "import sys\nfrom glmchat.cli import main\ncode = main(sys.argv[1:])\n"
+        "assert not {'torch', 'transformers'} & set(sys.modules), 'heavy'\nsys.exit(code)"
+    )
+    words = [*DEMO, "--print-prompt", "--no-think", "--system", "Be <|user|> brief.", "a <think> b"]
+    result = subprocess.run(
+        [sys.executable, "-c", code, *words],
+        env=env,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=60,
+    )
+    assert (result.returncode, result.stderr) == (0, b"")
+    messages = [
+        {"role": "system", "content": "Be <|user|> brief."},
+        {"role": "user", "content": "a <think> b"},
+    ]
+    assert result.stdout.decode() == render_prompt(messages, enable_thinking=False)
+
+
+def test_a_model_that_is_not_there_is_exit_code_3(env: dict[str, str], tmp_path: Path) -> None:
+    for name, says in (
+        (str(tmp_path), "empty folder"),
+        ("no-such-thing", "neither an existing folder nor a hub name"),
+    ):
+        result = glmchat(env, "--model", name, "hi")
+        assert (result.returncode, result.stdout) == (3, b"")
+        assert says in result.stderr.decode()
+        assert result.stderr.count(b"\n") == 1
