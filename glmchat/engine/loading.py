@@ -1,0 +1,305 @@
+"""Loads a checkpoint's weights with transformers and accelerate, placed as asked, with progress.
+
+Only safetensors are read and no code of the checkpoint runs unless allowed. What transformers reports
+by warnings (missing weights, a map with holes) is an error here, of one line.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import logging
+import shutil
+import tempfile
+import time
+import warnings
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import ModelError
+from ..events import LoadProgress
+from ..glm.checkpoints import Checkpoint
+from .faults import one_line
+from .memory import DeviceMap, parse_device_map, parse_max_memory
+
+OnProgress = Callable[[LoadProgress], None]
+
+
+@dataclass(frozen=True, slots=True)
+class LoadOptions:
+    """How weights are found and placed; the fields are the command line's options of the same name.
+
+    `dtype` auto keeps the checkpoint's own type. `offload_dir` is needed only when weights go to disk.
+    """
+
+    device_map: str = "auto"
+    max_memory: str | None = None
+    offload_dir: str | None = None
+    dtype: str = "auto"
+    attn: str | None = None
+    revision: str | None = None
+    token: str | None = None
+    offline: bool = False
+    trust_remote_code: bool = False
+
+    def placement(self) -> tuple[DeviceMap, dict[int | str, int] | None]:
+        """The device map and the memory limits. Raises: UsageError when they cannot be read."""
+        limits = parse_max_memory(self.max_memory) if self.max_memory else None
+        return parse_device_map(self.device_map), limits
+
+
+def load_model(checkpoint: Checkpoint, options: LoadOptions, on_progress: OnProgress) -> LoadedModel:
+    """Load the weights of `checkpoint`.
+
+    Raises: UsageError for options that cannot be read; ModelError when the model is of a kind that
+    transformers does not know, does not fit, or lacks weights.
+    """
+    device_map, max_memory = options.placement()
+    on_progress(LoadProgress("importing torch and transformers"))
+    with contextlib.ExitStack() as undo, _quiet(), one_line(checkpoint.name, "loading"):
+        import torch
+        from transformers import AutoConfig, AutoModelForCausalLM
+
+        config = AutoConfig.from_pretrained(checkpoint.folder, trust_remote_code=options.trust_remote_code)
+        _check_devices(device_map, max_memory)
+        if isinstance(device_map, str):
+            if max_memory is None and not torch.accelerator.is_available():
+                device_map = {"": "cpu"}
+        elif list(device_map) != [""]:
+            _check_modules(device_map, config, options.trust_remote_code)
+        offload_folder = _offload_folder(options.offload_dir)
+        if offload_folder is not None:
+            undo.callback(shutil.rmtree, offload_folder, ignore_errors=True)
+        on_progress(LoadProgress("loading weights"))
+        with _weights_progress(on_progress):
+            model, info = AutoModelForCausalLM.from_pretrained(
+                checkpoint.folder,
+                config=config,
+                device_map=device_map,
+                max_memory=max_memory,
+                offload_folder=str(offload_folder) if offload_folder else None,
+                dtype="auto" if options.dtype == "auto" else getattr(torch, options.dtype),
+                use_safetensors=True,
+                trust_remote_code=options.trust_remote_code,
+                local_files_only=True,
+                output_loading_info=True,
+                **({"attn_implementation": options.attn} if options.attn else {}),
+            )
+        _check_complete(checkpoint.name, info)
+        return LoadedModel(model.eval(), undo.pop_all())
+    raise AssertionError("unreachable")  # mypy: ExitStack may swallow exceptions, ours does not
+
+
+class LoadedModel:
+    """A model ready to run, and the few things that a turn does with it.
+
+    `input_device` is where token ids go. `offloaded`: some weights live off the device that computes
+    with them, so that each forward moves them. `on_close` undoes what loading left on disk.
+    """
+
+    def __init__(self, model: Any, on_close: contextlib.ExitStack) -> None:
+        import torch
+        from transformers import DynamicCache
+
+        self._torch = torch
+        self._cache_class = DynamicCache
+        self._model = model
+        self.close = weakref.finalize(self, on_close.close)  # at the latest when the program ends
+        placed = {str(d) for d in (getattr(model, "hf_device_map", None) or {"": model.device}).values()}
+        gpus = sorted(f"cuda:{d}" if d.isdecimal() else d for d in placed - {"cpu", "disk"})
+        parts = [f"{len(gpus)} GPUs"] if len(gpus) > 1 else gpus
+        self.devices = " + ".join(parts + [d for d in ("cpu", "disk") if d in placed])
+        self.offloaded = "disk" in placed or (bool(gpus) and "cpu" in placed)
+        self.dtype = str(model.dtype).removeprefix("torch.")
+        self.parameters = sum(p.numel() for p in model.parameters())
+        self.input_device = _compute_device(model.get_input_embeddings())
+        accepted = inspect.signature(model.forward).parameters
+        self._last_only = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
+
+    def ids(self, token_ids: Sequence[int]) -> Any:
+        """The ids as a tensor of shape [1, n] where the model takes them."""
+        return self._torch.tensor([token_ids], device=self.input_device)
+
+    def new_cache(self) -> Any:
+        """An empty KV cache with the layers that the model's config calls for."""
+        return self._cache_class(config=self._model.config)
+
+    def forward(self, ids: Any, cache: Any) -> Any:
+        """Run new ids [1, n] after what `cache` holds, which grows by them. Logits [1, vocab] of the last."""
+        return self._model(input_ids=ids, past_key_values=cache, use_cache=True, **self._last_only).logits[
+            :, -1
+        ]
+
+    def generator(self, seed: int | None, device: Any) -> Any:
+        """A source of random numbers on `device`; without a seed, a different one each time."""
+        generator = self._torch.Generator(device)
+        if seed is None:
+            generator.seed()
+        else:
+            generator.manual_seed(seed)
+        return generator
+
+    def inference(self) -> Any:
+        """The context in which turns run."""
+        return self._torch.inference_mode()
+
+    @contextlib.contextmanager
+    def decoding(self) -> Iterator[None]:
+        """Within it, on a GPU, a token's experts are picked by copying their weights, not by grouping tokens.
+
+        That is faster there for one token at a time; on a CPU, and in prefill, grouping is.
+        """
+        model = self._model
+        grouped = getattr(model.config, "_experts_implementation", None) == "grouped_mm"
+        if self.input_device.type == "cpu" or not grouped:
+            yield
+            return
+        model.set_experts_implementation("batched_mm")
+        try:
+            yield
+        finally:
+            model.set_experts_implementation("grouped_mm")
+
+    def free_memory(self) -> None:
+        """Give memory that torch keeps for reuse back to the device, after a fault."""
+        if self._torch.cuda.is_available():
+            self._torch.cuda.empty_cache()
+
+
+def _compute_device(embedding: Any) -> Any:
+    """Where the embedding computes; offloaded weights are on meta, and follow the ids there."""
+    import torch
+
+    if embedding.weight.device.type != "meta":
+        return embedding.weight.device
+    return torch.device(getattr(getattr(embedding, "_hf_hook", None), "execution_device", None) or "cpu")
+
+
+def _check_devices(device_map: DeviceMap, max_memory: dict[int | str, int] | None) -> None:
+    """Every device that the options name must exist."""
+    import torch
+
+    named = [] if isinstance(device_map, str) else [("--device-map", d) for d in device_map.values()]
+    for option, device in named + [("--max-memory", d) for d in max_memory or ()]:
+        if device in ("cpu", "disk"):
+            continue
+        kind, _, number = (f"cuda:{device}" if str(device).isdecimal() else str(device)).partition(":")
+        backend = getattr(torch, kind)
+        count = backend.device_count() if backend.is_available() else 0
+        if int(number or 0) >= count:
+            have = f"this machine has {count}" if count else f"this torch finds no {kind} device here"
+            raise ModelError(f"{option} names {device}, but {have}; use auto or cpu.")
+
+
+def _check_modules(device_map: dict[str, int | str], config: Any, trust_remote_code: bool) -> None:
+    """An explicit map must give every weight a device, and name only what the model has."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    if "" in device_map:
+        return
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+    unused = set(device_map) - {name for name, _ in model.named_modules()}
+    if unused:
+        raise ModelError(
+            f"--device-map names {min(unused)!r}, which the model does not have; its parts are called like "
+            "model.embed_tokens, model.layers.0, model.norm and lm_head."
+        )
+    for name, _ in model.named_parameters():
+        parents = {name[:i] for i, c in enumerate(name) if c == "."}
+        if not parents & set(device_map):
+            raise ModelError(f'--device-map gives {name} no device; add it, or "" for all the rest.')
+
+
+def _offload_folder(offload_dir: str | None) -> Path | None:
+    """A new folder below `--offload-dir`, for the copies that transformers writes; it goes with the model."""
+    if offload_dir is None:
+        return None
+    try:
+        parent = Path(offload_dir).expanduser()
+        parent.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(prefix="glmchat-", dir=parent))
+    except OSError as e:
+        raise ModelError(f"--offload-dir {offload_dir} cannot be written: {e.strerror or e}.") from None
+
+
+def _check_complete(name: str, info: dict[str, Any]) -> None:
+    missing = sorted(info.get("missing_keys") or ())
+    if missing:
+        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        raise ModelError(
+            f"{name} lacks weights that its config.json calls for ({', '.join(missing[:3])}{more}); "
+            "fetch the whole checkpoint, or a newer transformers if the model is new."
+        )
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the libraries' own warnings off the terminal unless glmchat itself logs at debug level."""
+    if logging.getLogger("glmchat").isEnabledFor(logging.DEBUG):
+        yield
+        return
+    loggers = [logging.getLogger(n) for n in ("transformers", "accelerate", "torch")]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def _weights_progress(on_progress: OnProgress) -> Iterator[None]:
+    """Report transformers' bar "Loading weights" to `on_progress`; nothing is drawn."""
+    from transformers.utils import logging as hf_logging
+
+    set_hook = getattr(hf_logging, "set_tqdm_hook", None)
+    if set_hook is None:  # an older transformers: only the stage is known
+        hf_logging.disable_progress_bar()
+        yield
+        return
+    previous = set_hook(lambda factory, args, kwargs: _Bar(on_progress, *args, **kwargs))
+    try:
+        yield
+    finally:
+        set_hook(previous)
+
+
+class _Bar:
+    """As much of tqdm as transformers uses, reported as LoadProgress at most twenty times a second."""
+
+    def __init__(self, on_progress: OnProgress, iterable: Any = None, *_: Any, **kwargs: Any) -> None:
+        self._iterable = iterable
+        self._on_progress = on_progress
+        self._done = 0
+        self._total = kwargs.get("total") or (len(iterable) if hasattr(iterable, "__len__") else 0)
+        self._shown = 0.0
+
+    def update(self, n: int = 1) -> None:
+        self._done += n
+        now = time.monotonic()
+        if now - self._shown >= 0.05 or self._done == self._total:
+            self._shown = now
+            self._on_progress(LoadProgress("loading weights", self._done, self._total, "weights"))
+
+    def __iter__(self) -> Iterator[Any]:
+        for item in self._iterable:
+            yield item
+            self.update()
+
+    def __enter__(self) -> _Bar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda *_, **__: None  # set_postfix, set_description, close, refresh …

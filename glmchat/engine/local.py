@@ -1,0 +1,196 @@
+"""The engine of this process: transformers on one inference thread that loads the model and runs every turn.
+
+One thread for all keeps torch's thread pool and the KV cache in one place, and lets a front end show
+its prompt while the model still loads. `generate` hands it a job and yields what comes back.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import GlmChatError, ModelError
+from ..events import Event, LoadProgress
+from ..glm.checkpoints import choose_template, resolve
+from ..glm.encode import PromptEncoder
+from ..messages import Conversation
+from .base import GenerationOptions, ModelInfo
+from .loading import LoadOptions, OnProgress, load_model
+from .outbox import Outbox
+from .turn import Turn, TurnRunner
+
+log = logging.getLogger(__name__)
+
+
+class LocalEngine:
+    """Implements Engine with a model in this process. The constructor returns at once.
+
+    Loading goes on in the inference thread, which calls `on_progress`; `wait`, `info` and the first
+    `generate` wait for it and raise what it raised (ModelError, TemplateError).
+    """
+
+    def __init__(
+        self,
+        model: str,
+        options: LoadOptions | None = None,
+        *,
+        chat_template: str = "auto",
+        on_progress: OnProgress | None = None,
+    ) -> None:
+        options = options or LoadOptions()
+        options.placement()  # an option that cannot be read is told at once
+        self._turns: queue.SimpleQueue[Turn | None] = queue.SimpleQueue()
+        self._loaded = threading.Event()
+        self._closing = threading.Event()
+        self._fault: GlmChatError | None = None
+        self._info: ModelInfo | None = None
+        load = _Load(model, options, chat_template, on_progress or (lambda _: None))
+        self._thread = threading.Thread(target=self._run, args=(load,), name="glmchat-inference", daemon=True)
+        self._thread.start()
+        # A daemon thread inside torch while the interpreter goes down can crash it: stop it before.
+        atexit.register(self.close)
+
+    def wait(self) -> ModelInfo:
+        """Block until the model is loaded. Raises what loading raised."""
+        self._loaded.wait()
+        if self._fault is not None:
+            raise self._fault
+        assert self._info is not None
+        return self._info
+
+    @property
+    def info(self) -> ModelInfo:
+        """What was loaded; waits for it."""
+        return self.wait()
+
+    def generate(
+        self,
+        conversation: Conversation,
+        *,
+        tools: Sequence[dict[str, Any]] = (),
+        options: GenerationOptions | None = None,
+        cancel: threading.Event | None = None,
+    ) -> Iterator[Event]:
+        """One turn; see Engine.generate."""
+        started = time.perf_counter()
+        self.wait()
+        if self._closing.is_set():
+            raise ModelError("The engine is closed; open the model again.")
+        abandoned = threading.Event()
+        flags = (abandoned, self._closing, *([cancel] if cancel is not None else []))
+        outbox = Outbox()
+        self._turns.put(
+            Turn(
+                messages=conversation.messages,
+                tools=tuple(tools),
+                options=options or GenerationOptions(),
+                cancelled=_any_set(flags),
+                outbox=outbox,
+                started=started,
+            )
+        )
+        try:
+            yield from outbox
+        finally:
+            abandoned.set()
+
+    def close(self) -> None:
+        """Stop a running turn, end the thread and free the model. Idempotent."""
+        self._closing.set()
+        self._turns.put(None)
+        atexit.unregister(self.close)
+        # While weights load nothing can be stopped; the thread then ends by itself.
+        if self._loaded.is_set() and threading.current_thread() is not self._thread:
+            self._thread.join(timeout=10)
+
+    def __enter__(self) -> LocalEngine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _run(self, load: _Load) -> None:
+        """The inference thread: load, then one turn after the other until None comes."""
+        try:
+            runner, self._info = load()
+        except GlmChatError as e:
+            self._fault = e
+            return
+        except Exception as e:
+            self._fault = ModelError(f"{load.model} cannot be loaded: {e}")
+            self._fault.__cause__ = e
+            return
+        finally:
+            self._loaded.set()
+        while (turn := self._turns.get()) is not None:
+            try:
+                runner.run(turn)
+                turn.outbox.close()
+            except Exception as e:
+                log.debug("the turn failed", exc_info=True)
+                turn.outbox.fail(e)
+        runner.close()
+
+
+def _any_set(flags: tuple[threading.Event, ...]) -> Callable[[], bool]:
+    return lambda: any(flag.is_set() for flag in flags)
+
+
+def open_local(
+    model: str,
+    options: LoadOptions | None = None,
+    *,
+    chat_template: str = "auto",
+    on_progress: OnProgress | None = None,
+) -> LocalEngine:
+    """Load `model` and return its engine, ready to answer.
+
+    `on_progress` is called in the inference thread. Raises: UsageError, ModelError or TemplateError.
+    """
+    engine = LocalEngine(model, options, chat_template=chat_template, on_progress=on_progress)
+    try:
+        engine.wait()
+    except BaseException:
+        engine.close()
+        raise
+    return engine
+
+
+@dataclass(frozen=True, slots=True)
+class _Load:
+    """What the inference thread does first: small files and template before the heavy imports."""
+
+    model: str
+    options: LoadOptions
+    chat_template: str
+    on_progress: OnProgress
+
+    def __call__(self) -> tuple[TurnRunner, ModelInfo]:
+        started = time.perf_counter()
+        options = self.options
+        checkpoint = resolve(
+            self.model,
+            revision=options.revision,
+            token=options.token,
+            offline=options.offline,
+            on_bytes=lambda done, total: self.on_progress(LoadProgress("downloading", done, total, "bytes")),
+        )
+        template = choose_template(checkpoint, self.chat_template)
+        encoder = PromptEncoder(checkpoint.tokenizer, template)
+        loaded = load_model(checkpoint, options, self.on_progress)
+        info = ModelInfo(
+            name=self.model,
+            device=loaded.devices,
+            dtype=loaded.dtype,
+            parameters=loaded.parameters,
+            context_length=checkpoint.context_length,
+            load_s=time.perf_counter() - started,
+            thinks=template.knows_thinking,
+        )
+        return TurnRunner(checkpoint, encoder, loaded), info

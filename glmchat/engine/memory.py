@@ -1,0 +1,70 @@
+"""Where weights may go: `--max-memory` and `--device-map` as text, checked before anything is loaded."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import TypeAlias
+
+from ..errors import UsageError
+
+DeviceMap: TypeAlias = str | dict[str, int | str]
+"""A strategy of accelerate (`auto`, `balanced`, `sequential`), or the device of each module; "" is all."""
+
+STRATEGIES = ("auto", "balanced", "sequential")
+_DEVICE = re.compile(r"cpu|disk|mps|(cuda|xpu)(:\d+)?")
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt])(i?)b?", re.IGNORECASE)
+
+
+def parse_max_memory(text: str) -> dict[int | str, int]:
+    """`0=70GiB,cpu=100GiB` → bytes for each GPU number, `cpu` or `mps`. KB … TB and KiB … TiB are known.
+
+    Raises: UsageError that names the part that is wrong.
+    """
+    limits: dict[int | str, int] = {}
+    for part in text.split(","):
+        device, equals, size = (piece.strip() for piece in part.partition("="))
+        number = _SIZE.fullmatch(size)
+        if not equals or not number or not (device.isdecimal() or device in {"cpu", "mps"}):
+            raise UsageError(
+                f"--max-memory: {part.strip()!r} is not DEVICE=SIZE with a GPU number or cpu; "
+                "it looks like 0=70GiB,cpu=100GiB."
+            )
+        base = 1024 if number[3] else 1000
+        amount = float(number[1]) * base ** " kmgt".index(number[2].lower())
+        limits[int(device) if device.isdecimal() else device] = int(amount)
+    return limits
+
+
+def parse_device_map(text: str) -> DeviceMap:
+    """A strategy, one device for all, or the map in a JSON file `{"model.layers.0": 0, "lm_head": "cpu"}`.
+
+    Raises: UsageError when it is none of these.
+    """
+    if text in STRATEGIES:
+        return text
+    if text != "disk" and _DEVICE.fullmatch(text):
+        return {"": text}
+    path = Path(text).expanduser()
+    if path.suffix != ".json":
+        raise UsageError(
+            f"--device-map {text} is not known; use {', '.join(STRATEGIES)}, cpu, cuda:N, "
+            "or a file that ends in .json."
+        )
+    try:
+        placement = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as e:
+        raise UsageError(f"--device-map: {path} cannot be read: {e.strerror or e}.") from None
+    except ValueError as e:
+        raise UsageError(f"--device-map: {path} is not JSON: {e}.") from None
+    if not isinstance(placement, dict) or not placement:
+        raise UsageError(f"--device-map: {path} must hold an object of module names and devices.")
+    for module, device in placement.items():
+        number = isinstance(device, int) and not isinstance(device, bool) and device >= 0
+        if not number and not (isinstance(device, str) and _DEVICE.fullmatch(device)):
+            raise UsageError(
+                f"--device-map: {path} places {module!r} on {device!r}; a device is a GPU number, "
+                "cuda:N, cpu or disk."
+            )
+    return placement

@@ -1,0 +1,211 @@
+"""One turn on a loaded model: encode, prefill in chunks, decode step by step, parse, report.
+
+torch comes in with the model (`LoadedModel.torch`); this module imports none of it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ContextFullError, ModelError
+from ..events import (
+    Event,
+    FinishReason,
+    PrefillProgress,
+    PromptReady,
+    ThinkingDone,
+    Timing,
+    TurnDone,
+    Usage,
+)
+from ..glm.checkpoints import Checkpoint
+from ..glm.encode import PromptEncoder
+from ..glm.parser import OutputParser
+from ..messages import Message
+from .base import GenerationOptions
+from .cache import PrefixCache
+from .detokenize import Detokenizer
+from .faults import one_line
+from .loading import LoadedModel
+from .outbox import Outbox
+from .sampling import Sampler
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+CHUNK_CPU, CHUNK_GPU, CHUNK_OFFLOADED = 512, 2048, 4096
+"""Prompt tokens per prefill forward, after each of which the turn can be stopped. Fixed, not adapted to
+the machine's speed, so that the same prompt gives the same numbers; large where each forward has to move
+weights between devices."""
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One request: its messages and options, and where its events go. `started` is a perf_counter time."""
+
+    messages: tuple[Message, ...]
+    tools: tuple[dict[str, Any], ...]
+    options: GenerationOptions
+    cancelled: Callable[[], bool]
+    outbox: Outbox
+    started: float
+
+
+class TurnRunner:
+    """Runs turns one after the other on a loaded model; the KV cache lives on from turn to turn."""
+
+    def __init__(self, checkpoint: Checkpoint, encoder: PromptEncoder, loaded: LoadedModel) -> None:
+        self._checkpoint = checkpoint
+        self._encoder = encoder
+        self._loaded = loaded
+        self._cache = PrefixCache(loaded.new_cache)
+        on_cpu = loaded.input_device.type == "cpu"
+        self._chunk = CHUNK_OFFLOADED if loaded.offloaded else CHUNK_CPU if on_cpu else CHUNK_GPU
+
+    def run(self, turn: Turn) -> None:
+        """Put the turn's events into its outbox, the last a TurnDone.
+
+        Raises: ContextFullError, TemplateError; ModelError when the model fails. The runner stays usable.
+        """
+        prompt = self._encoder.encode(turn.messages, turn.tools, enable_thinking=turn.options.enable_thinking)
+        room = self._room(len(prompt.ids))
+        limit = turn.options.max_tokens
+        budget = room if limit is None else limit if room is None else min(room, limit)
+        answer = Answer(turn, self._checkpoint.tokenizer, thinking_open=prompt.thinking_open)
+        try:
+            with one_line(self._checkpoint.name, "answering"), self._loaded.inference():
+                cached, reason = self._decode(turn, prompt.ids, answer, budget)
+        except ModelError:
+            self._loaded.free_memory()
+            raise
+        if reason == "length" and budget != limit:
+            reason = "context"
+        answer.finish(reason, prompt_tokens=len(prompt.ids), cached_tokens=cached)
+
+    def close(self) -> None:
+        """Free the KV cache and what loading left on disk."""
+        self._cache.drop()
+        self._loaded.close()
+
+    def _room(self, prompt_tokens: int) -> int | None:
+        """How many tokens may still be written; None when the checkpoint states no context length."""
+        context = self._checkpoint.context_length
+        if not context:
+            return None
+        if prompt_tokens >= context:
+            raise ContextFullError(
+                f"The conversation is {prompt_tokens:,} tokens long and the context of "
+                f"{self._checkpoint.name} holds {context:,}; shorten it or start a new one."
+            )
+        return context - prompt_tokens
+
+    def _decode(
+        self, turn: Turn, prompt: list[int], answer: Answer, budget: int | None
+    ) -> tuple[int, FinishReason]:
+        """Prefill what the cache lacks, then decode. Returns the cached prompt tokens and why it ended."""
+        loaded, eos, cancelled = self._loaded, self._checkpoint.eos_token_ids, turn.cancelled
+        cache, cached = self._cache.begin(prompt)
+        held = prompt[:cached]
+        turn.outbox.put(PromptReady(len(prompt), cached))
+        logits: Any = None
+        while len(held) < len(prompt):
+            if cancelled():
+                self._cache.keep(cache, held)
+                return cached, "interrupted"
+            chunk = prompt[len(held) : len(held) + self._chunk]
+            logits = loaded.forward(loaded.ids(chunk), cache)
+            held += chunk
+            turn.outbox.put(PrefillProgress(len(held), len(prompt)))
+            turn.outbox.flush()
+        sample = Sampler(
+            self._checkpoint.sampling, turn.options, loaded.generator(turn.options.seed, logits.device)
+        )
+        with loaded.decoding():
+            while True:
+                token = sample(logits, loaded.ids(held)[0] if sample.needs_history else None)
+                token_id = int(token)
+                if token_id in eos:
+                    answer.stop_token()
+                    reason: FinishReason = "stop"
+                    break
+                answer.token(token_id)
+                if answer.tokens == budget:
+                    reason = "length"
+                    break
+                if cancelled():
+                    reason = "interrupted"
+                    break
+                logits = loaded.forward(token.view(1, 1), cache)
+                held.append(token_id)
+        self._cache.keep(cache, held)
+        return cached, reason
+
+
+class Answer:
+    """What the model writes in one turn: ids in, events out, and the counts and times for TurnDone."""
+
+    def __init__(self, turn: Turn, tokenizer: Tokenizer, *, thinking_open: bool) -> None:
+        self.tokens = 0
+        self._outbox = turn.outbox
+        self._parser = OutputParser(turn.tools, thinking_open=thinking_open)
+        self._detokenizer = Detokenizer(tokenizer)
+        self._started = turn.started
+        self._first_at = self._last_at = turn.started
+        self._thinking_at: float | None = None
+        self._reasoning_tokens = 0
+
+    def token(self, token_id: int) -> None:
+        """One more token of the answer."""
+        self._count()
+        was_thinking = self._parser.thinking
+        text = self._detokenizer.feed(token_id)
+        events = self._parser.feed(text) if text else []
+        if self._parser.thinking:
+            if self._thinking_at is None:
+                self._thinking_at = self._last_at
+            if was_thinking:  # neither of the tags counts
+                self._reasoning_tokens += 1
+        if events:
+            self._put(events)
+
+    def stop_token(self) -> None:
+        """The token that ends the turn: it counts but has no text."""
+        self._count()
+
+    def finish(self, reason: FinishReason, *, prompt_tokens: int, cached_tokens: int) -> None:
+        """Close what is open and put the TurnDone."""
+        self._put(self._parser.flush())
+        result = self._parser.result
+        if reason == "stop" and result.tool_calls:
+            reason = "tool_calls"
+        message = Message(
+            "assistant",
+            result.content or "",
+            reasoning_content=result.reasoning or "",
+            tool_calls=result.tool_calls,
+            interrupted=reason == "interrupted",
+        )
+        usage = Usage(prompt_tokens, cached_tokens, self.tokens, self._reasoning_tokens)
+        decoding_s = self._last_at - self._first_at
+        timing = Timing(
+            ttft_s=self._first_at - self._started if self.tokens else None,
+            decode_tokens_per_s=(self.tokens - 1) / decoding_s if decoding_s else None,
+            total_s=time.perf_counter() - self._started,
+        )
+        self._outbox.put(TurnDone(message, reason, usage, timing))
+
+    def _count(self) -> None:
+        self.tokens += 1
+        self._last_at = time.perf_counter()
+        if self.tokens == 1:
+            self._first_at = self._last_at
+
+    def _put(self, events: Sequence[Event]) -> None:
+        for event in events:
+            if isinstance(event, ThinkingDone):
+                seconds = self._last_at - (self._thinking_at or self._last_at)
+                event = replace(event, seconds=seconds, tokens=self._reasoning_tokens)
+            self._outbox.put(event)

@@ -1,0 +1,321 @@
+"""Finds a checkpoint (the bundled demo, a folder, a hub name) and refuses what cannot work, early.
+
+Free of torch: a broken checkpoint is named within milliseconds, and the prompt can be printed from
+the tokenizer and the template alone. Every fault is a ModelError of one line.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ModelError
+from .hub import BytesDone, Hub, is_hub_name
+from .template import ChatTemplate
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+DEMO = "demo"
+DEMO_FOLDER = Path(__file__).resolve().parent.parent / "demo"
+
+_SMALL_FILES = ("*.json", "*.jinja")
+_WEIGHT_FILES = ("model*.safetensors", "model.safetensors.index.json")
+_INDEX = "model.safetensors.index.json"
+_CAUSAL = re.compile(r"(ForCausalLM|LMHeadModel)$")
+_GLM_TEMPLATES = {"glm4_moe": "glm-4.5", "glm4_moe_lite": "glm-4.7"}
+_SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingDefaults:
+    """What generation_config.json asks of sampling; None where it says nothing."""
+
+    do_sample: bool = False
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> SamplingDefaults:
+        known = {f.name: data[f.name] for f in fields(cls) if data.get(f.name) is not None}
+        return cls(**known)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint on disk whose small files were read and found sound. Weights are not loaded.
+
+    `name` is what the person gave. `chat_template` is the checkpoint's own, as jinja source.
+    `special_tokens` maps `bos_token`, `eos_token` … to their text, as templates want them.
+    """
+
+    name: str
+    folder: Path
+    config: dict[str, Any]
+    generation_config: dict[str, Any] = field(default_factory=dict)
+    chat_template: str | None = None
+    special_tokens: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def model_type(self) -> str:
+        return str(self.config.get("model_type") or "")
+
+    @property
+    def is_base(self) -> bool:
+        """Whether its name says that it had no chat tuning (`GLM-4.5-Base`)."""
+        names = (self.name, self.folder.name, str(self.config.get("_name_or_path") or ""))
+        return any(re.search(r"[-_.]base/?$", name, re.IGNORECASE) for name in names)
+
+    @property
+    def context_length(self) -> int:
+        """In tokens; 0 when the config does not say."""
+        for key in ("max_position_embeddings", "n_positions", "max_sequence_length"):
+            if isinstance(value := self.config.get(key), int):
+                return value
+        return 0
+
+    @property
+    def sampling(self) -> SamplingDefaults:
+        return SamplingDefaults.from_dict(self.generation_config)
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer, read on first use."""
+        from tokenizers import Tokenizer
+
+        path = self.folder / "tokenizer.json"
+        try:
+            return Tokenizer.from_file(str(path))
+        except Exception as e:  # the library raises plain Exception
+            raise ModelError(f"{path} cannot be read as a tokenizer ({e}); fetch the file again.") from e
+
+    @cached_property
+    def eos_token_ids(self) -> frozenset[int]:
+        """Ids that end a turn: those of generation_config, config and tokenizer together."""
+        ids: set[int] = set()
+        for value in (self.generation_config.get("eos_token_id"), self.config.get("eos_token_id")):
+            ids.update(value if isinstance(value, list) else [] if value is None else [value])
+        if (eos := self.special_tokens.get("eos_token")) is not None:
+            found = self.tokenizer.token_to_id(eos)
+            ids.update(() if found is None else (found,))
+        return frozenset(ids)
+
+
+def resolve(
+    model: str,
+    *,
+    revision: str | None = None,
+    token: str | None = None,
+    offline: bool = False,
+    weights: bool = True,
+    on_bytes: BytesDone | None = None,
+) -> Checkpoint:
+    """The checkpoint that `model` names: `demo`, an existing folder, or a hub name `org/name`.
+
+    A hub checkpoint is downloaded into the Hugging Face cache first; its small files are checked before
+    any weights are fetched. `weights=False` needs only config, tokenizer and template.
+    Raises: ModelError, one line, when it is missing, broken, incomplete or of the wrong kind.
+    """
+    folder = DEMO_FOLDER if model == DEMO else Path(model).expanduser()
+    if folder.is_dir():
+        checkpoint = _read(model, folder)
+        if weights:
+            _check_weights(checkpoint)
+        return checkpoint
+    if folder.is_file():
+        hint = " GGUF files are not loaded; use a safetensors checkpoint." if folder.suffix == ".gguf" else ""
+        raise ModelError(f"--model {model} is a file; give the folder of a checkpoint.{hint}")
+    if not is_hub_name(model):
+        raise ModelError(
+            f"--model {model} is neither an existing folder nor a hub name like zai-org/GLM-4.5-Air; "
+            f"check the spelling, or try --model {DEMO}."
+        )
+    hub = Hub(revision=revision, token=token, offline=offline)
+    checkpoint = _read(model, hub.download(model, _SMALL_FILES))
+    if weights:
+        hub.download(model, (*_SMALL_FILES, *_WEIGHT_FILES), on_bytes)
+        _check_weights(checkpoint)
+    return checkpoint
+
+
+def choose_template(checkpoint: Checkpoint, choice: str = "auto") -> ChatTemplate:
+    """The template that `--chat-template` means: auto is the checkpoint's own, ours for a GLM without one.
+
+    Raises: ModelError for a base checkpoint, which only an explicit choice lets pass, and for one whose
+    template is unknown; TemplateError for a template that cannot be read.
+    """
+    tokens = checkpoint.special_tokens
+    if choice != "auto":
+        return ChatTemplate.load(choice, special_tokens=tokens)
+    override = "to use it all the same give --chat-template glm-4.5, glm-4.7 or a file"
+    if checkpoint.is_base:
+        raise ModelError(
+            f"{checkpoint.name} is a base checkpoint, not a chat model: it continues text but was not taught "
+            f"to answer; choose the version without -Base, or {override}."
+        )
+    if checkpoint.chat_template is not None:
+        return ChatTemplate(checkpoint.chat_template, special_tokens=tokens)
+    if (ours := _GLM_TEMPLATES.get(checkpoint.model_type)) is not None:
+        return ChatTemplate.load(ours, special_tokens=tokens)
+    raise ModelError(
+        f"{checkpoint.name} brings no chat template, so it is probably not a chat model; choose an "
+        f"instruct version, or {override}."
+    )
+
+
+def _read(name: str, folder: Path) -> Checkpoint:
+    """Read and check the small files of a checkpoint."""
+    _check_kind(name, folder)
+    config = _json(folder / "config.json")
+    architectures = config.get("architectures") or []
+    if architectures and not any(_CAUSAL.search(str(a)) for a in architectures):
+        raise ModelError(
+            f"{name} is a {architectures[0]} ({config.get('model_type')}), which does not write answers; "
+            "choose a causal language model such as zai-org/GLM-4.5-Air."
+        )
+    if not config.get("model_type"):
+        raise ModelError(
+            f"{folder / 'config.json'} names no model_type; it is not a transformers checkpoint."
+        )
+    if not (folder / "tokenizer.json").is_file():
+        raise ModelError(
+            f"{name} has no tokenizer.json, which encodes the text; copy it from the original checkpoint, "
+            "or convert an older tokenizer with AutoTokenizer.from_pretrained(...).save_pretrained(...)."
+        )
+    tokenizer_config = _json(folder / "tokenizer_config.json", optional=True)
+    return Checkpoint(
+        name=name,
+        folder=folder,
+        config=config,
+        generation_config=_json(folder / "generation_config.json", optional=True),
+        chat_template=_chat_template(folder, tokenizer_config),
+        special_tokens=_special_tokens(folder, tokenizer_config),
+    )
+
+
+def _check_kind(name: str, folder: Path) -> None:
+    """Say what the folder is when it is not a transformers checkpoint."""
+    files = [p.name for p in folder.iterdir()]
+    if not files:
+        raise ModelError(
+            f"{name} is an empty folder; give one with config.json, tokenizer.json and *.safetensors."
+        )
+    if "config.json" in files:
+        return
+    if "adapter_config.json" in files:
+        raise ModelError(
+            f"{name} holds a LoRA adapter only; merge it into its base model and give that folder."
+        )
+    if any(f.endswith(".gguf") for f in files):
+        raise ModelError(
+            f"{name} holds GGUF files, which are not loaded; use the safetensors checkpoint, or run the GGUF "
+            "with a server such as llama.cpp."
+        )
+    raise ModelError(f"{name} has no config.json, so it is not a checkpoint; give the folder that holds one.")
+
+
+def _check_weights(checkpoint: Checkpoint) -> None:
+    """Refuse missing, pickled, incomplete or truncated weights by file names, headers and sizes alone."""
+    folder, name = checkpoint.folder, checkpoint.name
+    index = folder / _INDEX
+    if index.is_file():
+        weight_map = _json(index).get("weight_map")
+        if not isinstance(weight_map, dict) or not weight_map:
+            raise ModelError(f"{index} has no weight_map; fetch the file again.")
+        shards = sorted({str(shard) for shard in weight_map.values()})
+        if missing := [s for s in shards if not (folder / s).is_file()]:
+            more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+            raise ModelError(
+                f"{name} lacks {missing[0]}{more} of its {len(shards)} shards; the copy or download is "
+                "incomplete, fetch it again."
+            )
+    elif (folder / "model.safetensors").is_file():
+        shards = ["model.safetensors"]
+    else:
+        raise ModelError(_no_weights(name, [p.name for p in folder.iterdir()]))
+    for shard in shards:
+        _check_shard(folder / shard)
+
+
+def _no_weights(name: str, files: Iterable[str]) -> str:
+    suffixes = {Path(f).suffix for f in files}
+    if suffixes & {".bin", ".pt", ".pth"}:
+        return (
+            f"{name} has only pickle weights (.bin, .pt), which can run code when opened and are refused; "
+            "use a safetensors version of the checkpoint."
+        )
+    if ".gguf" in suffixes:
+        return (
+            f"{name} has only GGUF weights, which are not loaded; use the safetensors checkpoint, or run the "
+            "GGUF with a server such as llama.cpp."
+        )
+    return f"{name} has no weights (model.safetensors or {_INDEX}); fetch the whole checkpoint."
+
+
+def _check_shard(path: Path) -> None:
+    """A safetensors file is 8 bytes of header length, the JSON header, then exactly the tensors' bytes."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if size < 8 or length > size - 8:
+            raise ModelError(f"{path} is cut short at {size:,} bytes; fetch it again.")
+        try:
+            header = json.loads(file.read(length))
+            end = max((t["data_offsets"][1] for k, t in header.items() if k != "__metadata__"), default=0)
+        except (ValueError, TypeError, KeyError, AttributeError, IndexError):
+            raise ModelError(
+                f"{path} is not a safetensors file (its header is broken); fetch it again."
+            ) from None
+    if size != 8 + length + end:
+        raise ModelError(
+            f"{path} holds {size:,} bytes where its header says {8 + length + end:,}; fetch it again."
+        )
+
+
+def _chat_template(folder: Path, tokenizer_config: Mapping[str, Any]) -> str | None:
+    """The template: its own file first, then the older places; of a named list, the one called default."""
+    file = folder / "chat_template.jinja"
+    if file.is_file():
+        try:
+            return file.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            raise ModelError(f"{file} is not UTF-8 text; fetch it again or give --chat-template.") from None
+    value = _json(folder / "chat_template.json", optional=True).get("chat_template")
+    value = value or tokenizer_config.get("chat_template")
+    if isinstance(value, list):
+        named = {t.get("name"): t.get("template") for t in value if isinstance(t, dict)}
+        value = named.get("default") or next(iter(named.values()), None)
+    return value if isinstance(value, str) and value else None
+
+
+def _special_tokens(folder: Path, tokenizer_config: Mapping[str, Any]) -> dict[str, str]:
+    source = {**_json(folder / "special_tokens_map.json", optional=True), **tokenizer_config}
+    tokens = {}
+    for name in _SPECIAL_TOKENS:
+        value = source.get(name)
+        value = value.get("content") if isinstance(value, dict) else value
+        if isinstance(value, str):
+            tokens[name] = value
+    return tokens
+
+
+def _json(path: Path, *, optional: bool = False) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        if optional:
+            return {}
+        raise ModelError(f"{path} is missing; fetch the whole checkpoint.") from None
+    except (OSError, ValueError) as e:
+        raise ModelError(f"{path} cannot be read as JSON ({e}); fetch it again.") from None
+    if not isinstance(value, dict):
+        raise ModelError(f"{path} is not a JSON object; fetch it again.")
+    return value
