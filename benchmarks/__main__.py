@@ -6,6 +6,7 @@ Each comparison runs the two sides in turn, so that a busy machine slows both, a
 from __future__ import annotations
 
 import argparse
+import os
 
 from . import decode, startup
 
@@ -19,6 +20,7 @@ def main() -> None:
         module.add_arguments(command)
         command.set_defaults(run=module.run)
     args = parser.parse_args()
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # the tables are all there is to read
     args.run(args)
 
 

@@ -20,7 +20,7 @@ from glmchat.glm.encode import encode_prompt
 from glmchat.messages import Conversation, Message
 
 from .checkpoint import write_random_checkpoint
-from .report import Comparison, show
+from .report import Comparison, measure_pairs, show
 
 GOAL = 0.95
 
@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         models = args.model or ["demo", str(write_random_checkpoint(Path(folder) / "random-270M"))]
         comparisons = [_compare(model, args) for model in models]
-    show("Greedy decoding", "tokens/s", "bare loop", comparisons)
+    show("Greedy decoding", "tokens/s", "bare", comparisons)
 
 
 def _compare(model: str, args: argparse.Namespace) -> Comparison:
@@ -51,12 +51,11 @@ def _compare(model: str, args: argparse.Namespace) -> Comparison:
         expected, _ = bare.speed(prompt, args.tokens)
         if count != expected:
             raise SystemExit(f"{model}: glmchat wrote {count} tokens and the bare loop {expected}.")
-        ours, theirs = [], []
-        for _ in range(args.repeats):
-            ours.append(_engine_speed(engine, args)[1])
-            theirs.append(bare.speed(prompt, args.tokens)[1])
-        size = f"{engine.info.parameters / 1e6:.1f}M parameters, {engine.info.dtype}, {count} tokens"
-    return Comparison(f"{Path(model).name} ({size})", ours, theirs, GOAL, more_is_better=True)
+        ours, theirs = measure_pairs(
+            lambda: _engine_speed(engine, args)[1], lambda: bare.speed(prompt, args.tokens)[1], args.repeats
+        )
+        size = f"{engine.info.parameters / 1e6:.0f}M, {engine.info.dtype}, {count} tokens"
+    return Comparison(f"{Path(model).name}: {size}", ours, theirs, GOAL, more_is_better=True)
 
 
 def _engine_speed(engine: LocalEngine, args: argparse.Namespace) -> tuple[int, float]:

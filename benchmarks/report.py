@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from rich.console import Console
@@ -28,6 +28,20 @@ class Comparison:
     @property
     def reached(self) -> bool:
         return self.ratio >= self.goal if self.more_is_better else self.ratio <= self.goal
+
+
+def measure_pairs(
+    ours: Callable[[], float], theirs: Callable[[], float], repeats: int
+) -> tuple[list[float], list[float]]:
+    """Run both sides in turn, each first in every other pair, so that what disturbs one disturbs both."""
+    pairs = []
+    for number in range(repeats):
+        if number % 2:
+            second, first = theirs(), ours()
+        else:
+            first, second = ours(), theirs()
+        pairs.append((first, second))
+    return [a for a, _ in pairs], [b for _, b in pairs]
 
 
 def show(title: str, unit: str, against: str, comparisons: Sequence[Comparison]) -> None:

@@ -8,11 +8,12 @@ import os
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 from glmchat.glm.checkpoints import resolve
 
-from .report import Comparison, show
+from .report import Comparison, measure_pairs, show
 
 BARE = Path(__file__).with_name("bare.py")
 PYTHON = [sys.executable]
@@ -31,16 +32,20 @@ def run(args: argparse.Namespace) -> None:
     bare = [*PYTHON, str(BARE), str(resolve("demo").folder), "hi", tokens]
     print(_run(bare)[1], end="")
     nothing = [*PYTHON, "-c", "pass"]
-    pairs = [
+    goals = [
         ("glmchat --version", [*GLMCHAT, "--version"], nothing, 10.0),
         ("glmchat --help", [*GLMCHAT, "--help"], nothing, 10.0),
         (f"echo hi | glmchat ({tokens} tokens)", [*GLMCHAT, *OPTIONS], bare, 1.3),
     ]
     comparisons = []
-    for name, ours, theirs, goal in pairs:
-        times = [(_run(ours)[0], _run(theirs)[0]) for _ in range(args.repeats)]
-        comparisons.append(Comparison(name, *zip(*times, strict=True), goal, more_is_better=False))
-    show("Wall time of a whole process", "s", "bare Python", comparisons)
+    for name, ours, theirs, goal in goals:
+        times = measure_pairs(partial(_seconds, ours), partial(_seconds, theirs), args.repeats)
+        comparisons.append(Comparison(name, *times, goal, more_is_better=False))
+    show("Wall time of a whole process", "s", "bare", comparisons)
+
+
+def _seconds(command: list[str]) -> float:
+    return _run(command)[0]
 
 
 def _run(command: list[str]) -> tuple[float, str]:
