@@ -29,6 +29,7 @@ from .template import ChatTemplate, template_messages, thinking_open
 _MARK = "\ufdd0"
 _CUT = "\ufdd1"
 _STAND_INS = tuple("\ufdd2\ufdd3\ufdd4\ufdd5\ufdd6\ufdd7\ufdd8\ufdd9")
+_UNKNOWN = "\ufdef"
 _DROPPED = -1
 _RESERVED = re.compile(f"[{_MARK}-{_STAND_INS[-1]}]")
 _LONE_SURROGATES = re.compile("[\ud800-\udfff]")
@@ -114,14 +115,12 @@ class _Controls:
         others = {i: t for i, t in added.items() if i not in control}
         self._ids = {t.content: i for i, t in control.items()}
         self._stand_ins = {t.content: _stand_in(t) for t in control.values()}
+        self._strips = any(t.lstrip or t.rstrip for t in control.values())
         model = tokenizer.model
-        # Control tokens that the model itself could make of text; its fallback piece spells nothing.
-        self._reachable = {content for content in self._ids if model.token_to_id(content) is not None}
-        self._reachable.discard(getattr(model, "unk_token", None))
         # Tokens whose ids are not what the bare tokenizer gives them; None: the next control token's.
         self._replaced: dict[str, int | None] = {
             **dict.fromkeys(self._stand_ins.values()),
-            **dict.fromkeys((_CUT, *self._reachable), _DROPPED),
+            _CUT: _DROPPED,
             **{t.content: i for i, t in others.items()},
         }
 
@@ -143,6 +142,9 @@ class _Controls:
             for c, t in tokens.items()
         ]
         self._bare.add_tokens([*others.values(), *stand_ins, AddedToken(_CUT, normalized=False)])
+        # Control tokens that the model itself could make of text. What it makes of unknown text spells none.
+        unknown = self._encode(_UNKNOWN).tokens
+        self._reachable = {c for c in self._ids if model.token_to_id(c) is not None and c not in unknown}
 
     def disarm(self, value: Any) -> Any:
         """Supplied data, of any JSON form, with a mark wherever its text could start a control token."""
@@ -172,7 +174,10 @@ class _Controls:
 
         ids = encoding.ids
         controls = iter(found)
-        for position, token in enumerate(encoding.tokens):
+        tokens = encoding.tokens
+        if self._strips:  # then a token's text has the white space in it
+            tokens = [token.strip() or token for token in tokens]
+        for position, token in enumerate(tokens):
             if token in self._replaced:
                 token_id = self._replaced[token]
                 ids[position] = next(controls) if token_id is None else token_id
