@@ -6,6 +6,7 @@ Nothing heavy is imported before it is known what to do; --help and --version pa
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import signal
 import sys
@@ -65,6 +66,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_PIPE
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
+    finally:
+        if argv is None:  # the program ends: spare it a last collection through all that torch brought
+            gc.freeze()
 
 
 def _help_format(prog: str) -> argparse.HelpFormatter:
@@ -183,15 +187,16 @@ def _dispatch(settings: st.Settings, args: argparse.Namespace) -> int:
     from .terminal import start
     from .terminal.progress import LoadState, wait_with_bar
 
-    if args.print_prompt and prompt is not None:
-        return start.print_prompt(settings, prompt)
     load = LoadState()
-    with start.open_chat(settings, load) as chat:
-        if prompt is None:
-            from .terminal import repl
+    if prompt is None:
+        from .terminal import repl
 
+        with start.open_chat(settings, load) as chat:
             return repl.run(chat, load, show_thinking=settings.show_thinking)
-        wait_with_bar(chat, load)
+    if args.print_prompt:
+        return start.print_prompt(settings, prompt)
+    with start.open_chat(settings, load) as chat:
+        stdin.check_fits(prompt, wait_with_bar(chat, load))
         if plain:
             from .terminal import plain as pipe
 

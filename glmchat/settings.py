@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import difflib
 import os
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import Field, dataclass, field, fields
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -196,13 +198,11 @@ def _read_toml(path: Path, *, must_exist: bool) -> dict[str, Any]:
         return {}
     except OSError as e:
         raise UsageError(f"The config file {path} cannot be read: {e.strerror or e}.") from None
+    # By name, because type checkers for one Python know only one of the two.
+    toml: Any = import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
     try:
-        import tomllib
-    except ModuleNotFoundError:  # Python 3.10
-        import tomli as tomllib
-    try:
-        return tomllib.loads(data.decode())
+        return dict(toml.loads(data.decode()))
     except UnicodeDecodeError as e:
         raise UsageError(f"{path}: not UTF-8 at byte {e.start}; save it as UTF-8.") from None
-    except tomllib.TOMLDecodeError as e:
+    except toml.TOMLDecodeError as e:
         raise UsageError(f"{path}: not valid TOML: {e}.") from None

@@ -49,7 +49,9 @@ def test_open_calls_are_answered_as_not_run_when_the_person_goes_on() -> None:
     chat = Chat(ScriptedEngine(turn(calls=calls, reason="tool_calls"), turn("ok")))
     done = list(chat.send("time?"))[-1]
     assert isinstance(done, TurnDone)
-    assert [call.id for call in done.message.tool_calls] == ["call_1", "call_2"], "the stored ids are reported"
+    assert [call.id for call in done.message.tool_calls] == ["call_1", "call_2"], (
+        "the stored ids are reported"
+    )
     list(chat.send("never mind"))
     roles = [m.role for m in chat.conversation]
     assert roles == ["user", "assistant", "tool", "tool", "user", "assistant"]

@@ -18,7 +18,12 @@ def test_each_source_overrides_the_one_below(tmp_path: Path) -> None:
     config = write(tmp_path, 'model = "from-file"\nseed = 1\nmax_tokens = 5\ntemperature = 1\n')
     environ = {"GLMCHAT_SEED": "2", "GLMCHAT_MAX_TOKENS": "6"}
     settings = load_settings({"max_tokens": 7}, environ, config)
-    assert (settings.model, settings.temperature, settings.seed, settings.max_tokens) == ("from-file", 1, 2, 7)
+    assert (settings.model, settings.temperature, settings.seed, settings.max_tokens) == (
+        "from-file",
+        1,
+        2,
+        7,
+    )
     assert settings.top_p == Settings().top_p
 
 
@@ -92,14 +97,18 @@ def test_a_named_config_must_exist_and_be_utf8(tmp_path: Path) -> None:
         load_settings({}, {}, str(tmp_path / "latin.toml"))
 
 
-@pytest.mark.parametrize(("name", "text"), [("TOP_P", "2"), ("SEED", "x"), ("THINK", "maybe"), ("TOP_K", "1e3")])
+@pytest.mark.parametrize(
+    ("name", "text"), [("TOP_P", "2"), ("SEED", "x"), ("THINK", "maybe"), ("TOP_K", "1e3")]
+)
 def test_a_wrong_variable_is_named(tmp_path: Path, name: str, text: str) -> None:
     with pytest.raises(UsageError, match=f"GLMCHAT_{name} must be .*, not '{text}'"):
         load_settings({}, {f"GLMCHAT_{name}": text}, write(tmp_path, ""))
 
 
 def test_paths_in_the_config_are_relative_to_it(tmp_path: Path) -> None:
-    settings = load_settings({}, {}, write(tmp_path, 'tools = "tools.json"\noffload_dir = "/abs"\nsystem = "@s.txt"'))
+    settings = load_settings(
+        {}, {}, write(tmp_path, 'tools = "tools.json"\noffload_dir = "/abs"\nsystem = "@s.txt"')
+    )
     assert settings.tools == str(tmp_path / "tools.json")
     assert settings.offload_dir == "/abs"
     assert settings.system == f"@{tmp_path / 's.txt'}"

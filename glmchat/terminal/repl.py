@@ -77,6 +77,8 @@ class Repl:
                 self._console.print()
                 continue
             self._armed = False
+            if text.strip():
+                self._console.print()
             if is_command(text):
                 run_command(self, text)
             elif text.strip():
@@ -101,7 +103,6 @@ class Repl:
     def _turn(self, text: str) -> None:
         """One question and its answer. A question that could not be answered is the next prompt's draft."""
         asked = self._questions()
-        self._console.print()
         screen = Screen(self._console, show_thinking=self._show_thinking)
         with tty.quiet(dumb=self._dumb):
             try:

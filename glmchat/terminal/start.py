@@ -28,8 +28,8 @@ def open_chat(settings: Settings, on_progress: Callable[[LoadProgress], None] | 
     system, tools = read_system(settings.system), read_tools(settings.tools)
     if settings.model is None and sys.stderr is not None:
         print(
-            "glmchat: no model chosen, so this is the tiny bundled demo. "
-            f'For a real one: --model zai-org/GLM-4.5-Air, or model = "…" in {default_config_path()}.',
+            "glmchat: this is the tiny bundled demo; choose a real model with --model zai-org/GLM-4.5-Air "
+            f"or in {default_config_path()}.",
             file=sys.stderr,
         )
     from ..engine.loading import LoadOptions

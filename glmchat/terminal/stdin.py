@@ -5,10 +5,14 @@ from __future__ import annotations
 import sys
 from typing import BinaryIO
 
+from ..engine.base import ModelInfo
 from ..errors import ContextFullError, UsageError
 
-MAX_BYTES = 16 * 2**20
-"""No token of a known vocabulary is longer than 128 bytes, so GLM-4.5's 131,072 tokens hold at most this."""
+LONGEST_TOKEN = 128
+"""Bytes; no token of a known vocabulary is longer."""
+
+MAX_BYTES = 131_072 * LONGEST_TOKEN
+"""What a context of 128K tokens, GLM-4.5's, holds at the very most."""
 
 
 def compose(question: str | None) -> str:
@@ -28,6 +32,16 @@ def compose(question: str | None) -> str:
             'Nothing to answer: give a prompt (glmchat -- "hello") or pipe text in (echo hi | glmchat).'
         )
     return "\n\n".join(part.strip("\n") if part is piped else part for part in parts)
+
+
+def check_fits(prompt: str, info: ModelInfo) -> None:
+    """Refuse what cannot fit for its mere length: encoding it, only to be told so, can take a minute."""
+    size, most = len(prompt.encode()), info.context_length * LONGEST_TOKEN
+    if info.context_length and size > most:
+        raise ContextFullError(
+            f"The prompt is {size:,} bytes long and the context of {info.name} holds {info.context_length:,} "
+            "tokens, which is far less; send a part of it."
+        )
 
 
 def read_text(stream: BinaryIO) -> str:

@@ -31,8 +31,10 @@ def quiet(*, dumb: bool) -> Iterator[None]:
     """
     before = termios.tcgetattr(sys.stdin)
     changed = termios.tcgetattr(sys.stdin)
-    changed[_IFLAG] &= ~termios.ICRNL
-    changed[_LFLAG] &= ~(termios.ECHO | termios.ICANON)
+    changed[_LFLAG] &= ~termios.ECHO
+    if not dumb:  # keys are read one by one later; a dumb terminal keeps its lines
+        changed[_LFLAG] &= ~termios.ICANON
+        changed[_IFLAG] &= ~termios.ICRNL
     termios.tcsetattr(sys.stdin, termios.TCSANOW, changed)
     if not dumb:
         _write(_PASTE_ON)

@@ -95,7 +95,7 @@ def test_50_mb_are_refused_quickly(env: dict[str, str]) -> None:
     result = glmchat(env, *DEMO, "summarise", piped=b"0123456789" * 5_000_000)
     assert (result.returncode, result.stdout) == (5, b"")
     assert b"16 MiB" in result.stderr
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 15, "before a model is loaded"
 
 
 def test_a_reader_that_goes_away_ends_it_quietly(env: dict[str, str]) -> None:
