@@ -181,8 +181,12 @@ def test_reserved_and_broken_characters() -> None:
 
 @pytest.mark.parametrize(
     ("template", "thinking", "generates", "is_open"),
-    [("glm-4.5", True, True, False), ("glm-4.7", None, True, True), ("glm-4.7", False, True, False)]
-    + [("glm-4.7", True, False, False)],
+    [
+        ("glm-4.5", True, True, False),
+        ("glm-4.7", None, True, True),
+        ("glm-4.7", False, True, False),
+        ("glm-4.7", True, False, False),
+    ],
 )
 def test_a_prompt_says_whether_it_opened_the_think_block(
     template: str, thinking: bool | None, generates: bool, is_open: bool

@@ -23,8 +23,9 @@ CHATML = (
 )
 LLAMA = (
     "{{ bos_token }}{% if not date_string is defined %}{% set date_string = strftime_now('%Y') %}{% endif %}"
-    "{% for message in messages %}{% if message.role == 'system' %}{{ raise_exception('no system\nmessages') }}"
-    "{% endif %}{{ '[INST] ' + message.content | trim + ' [/INST]' + date_string[:2] }}{% endfor %}"
+    "{% for message in messages %}{% if message.role == 'system' %}"
+    "{{ raise_exception('no system\nmessages') }}{% endif %}"
+    "{{ '[INST] ' + message.content | trim + ' [/INST]' + date_string[:2] }}{% endfor %}"
 )
 
 
