@@ -77,7 +77,7 @@ MODEL, ANSWER, SHOWN = "model", "answer", "what is shown"
 
 def _setting(default: Any, kind: Kind, group: str, text: str, metavar: str = "", **more: Any) -> Any:
     about = {"kind": kind, "group": group, "help": text, "metavar": metavar, **more}
-    return field(default=default, metadata=about, repr="env" not in more)  # what has its own variable is a secret
+    return field(default=default, metadata=about, repr="env" not in more)  # a secret has its own variable
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,6 +36,7 @@ from .screen import Screen, is_plain, make_console, show
 from .transcript import Thought
 
 PROMPT = "› "
+PATIENCE_S = 0.1  # after Ctrl-C the prompt is back within twice this
 _STYLE = Style.from_dict({"bottom-toolbar": "noreverse #888888", "prompt": "bold"})
 
 
@@ -70,20 +71,23 @@ class Repl:
         threading.Thread(target=self._watch_load, name="glmchat-load-watch", daemon=True).start()
         while not self._leaving:
             try:
-                text = self._ask()
+                self._one_turn()
             except EOFError:
                 break
-            except KeyboardInterrupt:  # without key bindings, or from elsewhere
+            except KeyboardInterrupt:  # between a turn and the prompt, or at a dumb terminal's prompt
                 self._console.print()
-                continue
-            self._armed = False
-            if text.strip():
-                self._console.print()
-            if is_command(text):
-                run_command(self, text)
-            elif text.strip():
-                self._turn(text)
         return EXIT_OK
+
+    def _one_turn(self) -> None:
+        text = self._ask()
+        self._armed = False
+        if not text.strip():
+            return
+        self._console.print()
+        if is_command(text):
+            run_command(self, text)
+        else:
+            self._answer(text)
 
     # What commands may do.
 
@@ -100,7 +104,7 @@ class Repl:
 
     # One turn.
 
-    def _turn(self, text: str) -> None:
+    def _answer(self, text: str) -> None:
         """One question and its answer. A question that could not be answered is the next prompt's draft."""
         asked = self._questions()
         screen = Screen(self._console, show_thinking=self._show_thinking)
@@ -111,7 +115,11 @@ class Repl:
                 self._draft = text
                 return
             try:
-                with stops_on_ctrl_c(self.chat), screen, closing(self.chat.send(text)) as turn:
+                with (
+                    stops_on_ctrl_c(self.chat, patience_s=PATIENCE_S),
+                    screen,
+                    closing(self.chat.send(text)) as turn,
+                ):
                     for event in turn:
                         screen.feed(event)
             except KeyboardInterrupt:
@@ -184,7 +192,8 @@ class Repl:
 
         @keys.add("enter", filter=here)
         def _send(event: KeyPressEvent) -> None:
-            event.current_buffer.validate_and_handle()
+            if event.current_buffer.text.strip():
+                event.current_buffer.validate_and_handle()
 
         @keys.add("escape", "enter", filter=here)
         def _new_line(event: KeyPressEvent) -> None:

@@ -103,12 +103,24 @@ def test_ctrl_c_while_thinking_folds_what_came(start: Start) -> None:
     leave(chat)
 
 
+def test_ctrl_c_does_not_wait_for_a_slow_engine(start: Start) -> None:
+    chat = start("talk", delay=5.0)
+    chat.wait_for("thinking on")
+    chat.send("first\r")
+    chat.wait_for("Reading the prompt")
+    chat.send("\x03")
+    assert chat.wait_for(lambda text: text.count("› first") == 2) < 0.5, "nothing came: the question is back"
+    assert "stopped" in chat.text
+    chat.send("\x03")
+    leave(chat)
+
+
 def test_ctrl_c_at_the_prompt(start: Start) -> None:
     chat = start("talk")
     chat.wait_for("thinking on")
     chat.send("half a thought\x03")
     chat.send("hi\r")
-    chat.wait_for("Hello you.")
+    chat.wait_for(lambda text: "first token" in text and text.endswith("thinking on"))
     assert "› hi" in chat.text
     assert "half" not in chat.text
     chat.send("\x03")
