@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import inspect
-import re
 import subprocess
 import sys
+from importlib.metadata import PackageNotFoundError, version
 
 import pytest
 
@@ -54,7 +54,11 @@ def test_each_name_is_there_and_documented(name: str) -> None:
 
 
 def test_the_version() -> None:
-    assert re.fullmatch(r"\d+\.\d+\.\d+.*", glmchat.__version__)
+    try:
+        installed = version("glmchat")
+    except PackageNotFoundError:
+        pytest.skip("glmchat is run from its folder, not installed")
+    assert glmchat.__version__ == installed
 
 
 def test_unknown_names_are_refused() -> None:
@@ -92,7 +96,7 @@ def test_signatures(function: str, signature: str) -> None:
         ("from glmchat import Chat, parse_output", ["jinja2", "tokenizers", "torch", "transformers", "rich"]),
         (
             "from glmchat import encode_prompt, render_prompt",
-            ["torch", "transformers", "rich", "prompt_toolkit"],
+            ["torch", "transformers", "rich"],
         ),
     ],
 )
