@@ -8,8 +8,8 @@
 3. A tokenizer with the same model but no added tokens other than the stand-ins encodes the whole in one
    go; the stand-ins' ids give way to the control tokens'.
 
-Stand-ins and marks are Unicode noncharacters, which no text may contain; they are removed from what comes in.
-For text that spells no control token the ids are those of the plain way, rendering and encoding.
+Stand-ins and marks are Unicode noncharacters, which no text should contain; they are removed from what
+comes in. For text that spells no control token the ids are those of the plain way: render, then encode.
 """
 
 from __future__ import annotations
@@ -167,34 +167,33 @@ class _Controls:
 
         text = self._token.sub(stand_in, marked).replace(_MARK, "")
         encoding = self._encode(text)
+        tokens, ids = encoding.tokens, encoding.ids
         # Some vocabularies (Unigram) hold the control tokens as ordinary pieces: cut those apart.
-        while cuts := self._spelled(encoding):
+        while cuts := self._cuts(tokens, encoding):
             text = _CUT.join(text[a:b] for a, b in zip([0, *cuts], [*cuts, None], strict=True))
             encoding = self._encode(text)
+            tokens, ids = encoding.tokens, encoding.ids
 
-        ids = encoding.ids
-        controls = iter(found)
-        tokens = encoding.tokens
         if self._strips:  # then a token's text has the white space in it
             tokens = [token.strip() or token for token in tokens]
-        for position, token in enumerate(tokens):
-            if token in self._replaced:
-                token_id = self._replaced[token]
-                ids[position] = next(controls) if token_id is None else token_id
+        controls = iter(found)
+        for position in [n for n, token in enumerate(tokens) if token in self._replaced]:
+            token_id = self._replaced[tokens[position]]
+            ids[position] = next(controls, _DROPPED) if token_id is None else token_id
         if next(controls, None) is not None:
             raise ModelError(
                 "The tokenizer's normalizer swallows control tokens; the model cannot be prompted."
             )
-        return [i for i in ids if i != _DROPPED]
+        return [i for i in ids if i != _DROPPED] if _CUT in text else ids
 
     def _encode(self, text: str) -> Encoding:
         return self._bare.encode(text, add_special_tokens=False)
 
-    def _spelled(self, encoding: Encoding) -> list[int]:
-        """Where text was encoded as a control token: offsets, in characters, between which it can be cut."""
-        if not self._reachable:
+    def _cuts(self, tokens: Sequence[str], encoding: Encoding) -> list[int]:
+        """Where text was encoded as a control token: offsets, in characters, at which to cut it in two."""
+        if self._reachable.isdisjoint(tokens):
             return []
-        spans = (s for t, s in zip(encoding.tokens, encoding.offsets, strict=True) if t in self._reachable)
+        spans = (span for t, span in zip(tokens, encoding.offsets, strict=True) if t in self._reachable)
         return [start + 1 for start, end in spans if end - start > 1]
 
 
