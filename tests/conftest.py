@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
 
 from . import smollm2, tiny
 
+# A runner in the background starts with SIGINT ignored, which every program under test would inherit.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test reaches for the network
 
 

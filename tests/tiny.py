@@ -108,28 +108,40 @@ def make_tokenizer() -> Any:
 def _memorise(model: Any, tokenizer: Any, steps: int) -> None:
     import torch
 
-    from glmchat.glm.template import render_prompt
-
-    rows, labels = [], []
-    for d in DIALOGUES:
-        prompt = render_prompt(
-            [{"role": "user", "content": d.question}], list(d.tools), enable_thinking=d.thinking
-        )
-        before, after = tokenizer.encode(prompt).ids, tokenizer.encode(d.output).ids
-        rows.append(before + after)
-        labels.append([-100] * len(before) + after)
-    width = max(map(len, rows))
-    ids = torch.tensor([r + [0] * (width - len(r)) for r in rows])
-    targets = torch.tensor([r + [-100] * (width - len(r)) for r in labels])
+    batches = [
+        _batch(
+            tokenizer, [d for d in DIALOGUES if not d.tools]
+        ),  # short ones; a padded long one costs the most
+        _batch(tokenizer, [d for d in DIALOGUES if d.tools]),
+    ]
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(steps, 1))
     model.train()
     for _ in range(steps):
-        logits = model(input_ids=ids, use_cache=False).logits
-        loss = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), targets[:, 1:].flatten())
         optimizer.zero_grad()
-        loss.backward()
+        for ids, targets in batches:
+            logits = model(input_ids=ids, use_cache=False).logits
+            torch.nn.functional.cross_entropy(
+                logits[:, :-1].flatten(0, 1), targets[:, 1:].flatten()
+            ).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
     model.eval()
+
+
+def _batch(tokenizer: Any, dialogues: list[Dialogue]) -> tuple[Any, Any]:
+    """Ids and targets, [dialogues, longest]; only what the assistant writes is a target."""
+    import torch
+
+    from glmchat.glm.template import render_prompt
+
+    rows, targets = [], []
+    for d in dialogues:
+        messages = [{"role": "user", "content": d.question}]
+        prompt = tokenizer.encode(render_prompt(messages, list(d.tools), enable_thinking=d.thinking)).ids
+        output = tokenizer.encode(d.output).ids
+        rows.append(torch.tensor(prompt + output))
+        targets.append(torch.tensor([-100] * len(prompt) + output))
+    pad = torch.nn.utils.rnn.pad_sequence
+    return pad(rows, batch_first=True), pad(targets, batch_first=True, padding_value=-100)

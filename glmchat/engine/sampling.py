@@ -63,7 +63,7 @@ def _nucleus(probabilities: Any, order: Any, top_p: float) -> tuple[Any, Any]:
 def _sorted_head(probabilities: Any, top_p: float) -> tuple[Any, Any]:
     if probabilities.shape[-1] > NUCLEUS_CANDIDATES:
         head, order = probabilities.topk(NUCLEUS_CANDIDATES)
-        if head.sum() >= top_p:
+        if head.sum(-1).min() >= top_p:
             return head, order
     head, order = probabilities.sort(-1, descending=True)
     return head, order

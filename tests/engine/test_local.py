@@ -1,15 +1,27 @@
-"""LocalEngine: it conforms, and does what is its own."""
+"""LocalEngine: it conforms, decodes as transformers does, and survives faults."""
 
 from __future__ import annotations
 
+import json
+import shutil
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from glmchat.engine import turn
+from glmchat.engine.base import GenerationOptions
+from glmchat.engine.loading import LoadedModel
 from glmchat.engine.local import LocalEngine, open_local
+from glmchat.errors import ModelError, TemplateError
+from glmchat.events import PrefillProgress
+from glmchat.messages import Conversation
+from tests import tiny
 
-from .conformance import EngineConformance
+from .conformance import GREEDY, EngineConformance, ask, done
 
 
 @pytest.fixture(scope="module")
@@ -20,5 +32,174 @@ def shared(tiny_glm: Path) -> Iterator[LocalEngine]:
 
 class TestLocalEngine(EngineConformance):
     @pytest.fixture
-    def engine(self, shared: LocalEngine) -> LocalEngine:
+    def engine(self, shared: LocalEngine, request: pytest.FixtureRequest, tiny_glm: Path) -> LocalEngine:
+        if "close" in request.node.name:
+            return open_local(str(tiny_glm))
         return shared
+
+
+def generate(folder: Path, prompt: str, limit: int) -> str:
+    """What transformers' own generate writes after `prompt`, greedily."""
+    import torch
+    from tokenizers import Tokenizer
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    ids = torch.tensor([tokenizer.encode(prompt, add_special_tokens=False).ids])
+    output = model.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=limit)
+    return str(tokenizer.decode(output[0, ids.shape[1] :].tolist()))
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 512])
+def test_greedy_answer_equals_that_of_generate(
+    tiny_glm: Path, chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a prompt that no weights know by heart, prefilled in chunks of any size."""
+    monkeypatch.setattr(turn, "CHUNK_CPU", chunk)
+    question = "tell me something that is not among the sentences you know"
+    with open_local(str(tiny_glm)) as engine:
+        events = ask(engine, question, options=GenerationOptions(greedy=True, max_tokens=60))
+    prefilled = [e.done for e in events if isinstance(e, PrefillProgress)]
+    total = done(events).usage.prompt_tokens
+    assert prefilled == [*range(chunk, total, chunk), total]
+    message = done(events).message
+    expected = generate(tiny_glm, f"[gMASK]<sop><|user|>\n{question}<|assistant|>", 60)
+    ours = (message.reasoning_content + message.content).split()
+    assert ours
+    assert "".join(ours) in "".join(expected.replace("<think>", "").replace("</think>", "").split())
+
+
+def test_cache_is_reused_for_what_both_prompts_share(shared: LocalEngine) -> None:
+    conversation = Conversation([{"role": "user", "content": tiny.HELLO.question}])
+    ask(shared, "something else")
+    first = done(shared.generate(conversation, options=GREEDY))
+    conversation.append(first.message)
+    conversation.append({"role": "user", "content": tiny.COUNT.question})
+    second = done(shared.generate(conversation, options=GREEDY))
+    assert first.usage.prompt_tokens <= second.usage.cached_tokens < second.usage.prompt_tokens
+    with open_local(shared.info.name) as fresh:
+        assert done(fresh.generate(conversation, options=GREEDY)).message == second.message
+
+
+class TestFaults:
+    @pytest.fixture
+    def failing(self, monkeypatch: pytest.MonkeyPatch) -> Any:
+        """Make the n-th forward from now raise."""
+        forward = LoadedModel.forward
+
+        def arm(error: Exception, after: int) -> None:
+            calls = iter(range(10**6))
+
+            def fail(self: LoadedModel, ids: Any, cache: Any) -> Any:
+                if next(calls) == after:
+                    forward(self, ids, cache)  # the cache has grown when the fault comes
+                    raise error
+                return forward(self, ids, cache)
+
+            monkeypatch.setattr(LoadedModel, "forward", fail)
+
+        return arm
+
+    @pytest.mark.parametrize("after", [0, 5])
+    def test_fault_of_the_model_is_told_and_the_engine_stays_usable(
+        self, shared: LocalEngine, failing: Any, after: int
+    ) -> None:
+        failing(RuntimeError("broken\nkernel"), after)
+        with pytest.raises(ModelError, match="failed while answering: broken kernel"):
+            ask(shared, tiny.HELLO.question)
+        last = done(ask(shared, tiny.HELLO.question))
+        assert last.message.content == "Hello! How can I help you?"
+        assert last.usage.cached_tokens == 0
+
+    def test_out_of_memory_says_what_to_do(self, shared: LocalEngine, failing: Any) -> None:
+        import torch
+
+        failing(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), 3)
+        with pytest.raises(ModelError, match="does not fit in memory"):
+            ask(shared, tiny.HELLO.question)
+
+    def test_template_that_refuses(self, tiny_glm: Path, tmp_path: Path) -> None:
+        template = tmp_path / "strict.jinja"
+        template.write_text("{{ raise_exception('no') if messages|length < 3 }}hello<|assistant|>")
+        with open_local(str(tiny_glm), chat_template=str(template)) as engine:
+            assert not engine.info.thinks
+            with pytest.raises(TemplateError):
+                ask(engine, "hello")
+
+    def test_loading_fault_comes_from_whatever_is_called_first(self) -> None:
+        engine = LocalEngine("./no/such/folder")
+        with pytest.raises(ModelError, match="neither an existing folder"):
+            ask(engine, "hello")
+        with pytest.raises(ModelError, match="neither an existing folder"):
+            _ = engine.info
+        engine.close()
+
+    def test_closed_engine_refuses(self, tiny_glm: Path) -> None:
+        engine = open_local(str(tiny_glm))
+        engine.close()
+        with pytest.raises(ModelError, match="closed"):
+            ask(engine, "hello")
+
+
+def test_close_stops_a_running_turn(tiny_glm: Path) -> None:
+    before = set(threading.enumerate())
+    engine = open_local(str(tiny_glm))
+    conversation = Conversation([{"role": "user", "content": tiny.COUNT.question}])
+    events = engine.generate(conversation, options=GREEDY)
+    next(events)
+    engine.close()
+    assert done(events).finish_reason in ("interrupted", "stop")
+    assert set(threading.enumerate()) <= before
+
+
+def test_cancel_between_prefill_chunks(tiny_glm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turn, "CHUNK_CPU", 1)
+    cancel = threading.Event()
+    seen = []
+    with open_local(str(tiny_glm)) as engine:
+        conversation = Conversation([{"role": "user", "content": "word " * 200}])
+        for event in engine.generate(conversation, options=GREEDY, cancel=cancel):
+            seen.append(event)
+            if isinstance(event, PrefillProgress):
+                cancel.set()
+        assert done(seen).finish_reason == "interrupted"
+        assert done(seen).usage.completion_tokens == 0
+        assert done(seen).timing.ttft_s is None
+        assert sum(isinstance(e, PrefillProgress) for e in seen) < 200
+        again = done(ask(engine, "word " * 200))  # the half-filled cache is of use
+        assert again.usage.cached_tokens > 0
+
+
+def test_context_that_fills_up(tiny_glm: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_glm, tmp_path / "short"))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 26}))
+    with open_local(str(folder)) as engine:
+        last = done(ask(engine, tiny.COUNT.question, options=GenerationOptions(greedy=True, max_tokens=500)))
+    assert last.finish_reason == "context"
+    assert last.usage.prompt_tokens + last.usage.completion_tokens == 26
+    assert tiny.LONG.startswith(last.message.content)
+
+
+def test_loading_does_not_block_the_constructor(tiny_glm: Path) -> None:
+    started = time.perf_counter()
+    engine = LocalEngine(str(tiny_glm))
+    assert time.perf_counter() - started < 0.5
+    assert done(ask(engine, tiny.HELLO.question)).message.content == "Hello! How can I help you?"
+    engine.close()
+
+
+def test_another_chat_model_by_the_same_program(smollm2_folder: Path) -> None:
+    """SmolLM2-135M-Instruct, ChatML template: two turns, the second only understood with the first."""
+    conversation = Conversation([{"role": "user", "content": "What is the capital of France?"}])
+    with open_local(str(smollm2_folder)) as engine:
+        assert not engine.info.thinks
+        first = done(engine.generate(conversation, options=GREEDY))
+        assert first.message.content == "The capital of France is Paris."
+        assert first.finish_reason == "stop"
+        conversation.append(first.message)
+        conversation.append({"role": "user", "content": "And of Japan?"})
+        second = done(engine.generate(conversation, options=GREEDY))
+        assert second.message.content == "The capital of Japan is Tokyo."
+        assert second.usage.cached_tokens > first.usage.prompt_tokens

@@ -1,0 +1,178 @@
+"""Loading: placement on devices and disk, options that cannot be met, weights that are missing."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from glmchat.engine.loading import LoadOptions
+from glmchat.engine.local import open_local
+from glmchat.engine.memory import parse_device_map, parse_max_memory
+from glmchat.errors import GlmChatError, ModelError, UsageError
+from glmchat.events import LoadProgress
+from tests import tiny
+
+from .conformance import ask, done
+
+
+def answer(folder: Path, **options: Any) -> tuple[str, str]:
+    """Where the model ran, and its greedy answer."""
+    with open_local(str(folder), LoadOptions(**options)) as engine:
+        return engine.info.device, done(ask(engine, tiny.COUNT.question)).message.content
+
+
+EXPECTED = tiny.LONG + "done."
+SPLIT = {"model.embed_tokens": 0, "model.layers.0": 0, "model.layers.1": 1, "model.norm": 1, "lm_head": 1}
+
+
+def device_map(tmp_path: Path, first: str | int, second: str | int) -> str:
+    """A file that places the model's first half and its second half."""
+    file = tmp_path / "map.json"
+    placed = {name: (first, second)[half] for name, half in SPLIT.items()}
+    file.write_text(json.dumps({**placed, "model.rotary_emb": first}))
+    return str(file)
+
+
+@pytest.mark.parametrize("name", ["auto", "cpu", "balanced", "sequential"])
+def test_device_maps_by_name(tiny_glm: Path, name: str) -> None:
+    assert answer(tiny_glm, device_map=name)[1] == EXPECTED
+
+
+def test_disk_offload_gives_the_same_answer(tiny_glm: Path, tmp_path: Path) -> None:
+    offload = tmp_path / "offload"
+    placed = device_map(tmp_path, "cpu", "disk")
+    device, text = answer(tiny_glm, device_map=placed, offload_dir=str(offload))
+    assert device == "cpu + disk"
+    assert text == EXPECTED
+    assert list(offload.iterdir()) == []  # what was written is gone with the engine
+
+
+def test_memory_limit_sends_weights_to_disk(tiny_glm: Path, tmp_path: Path) -> None:
+    device, text = answer(tiny_glm, max_memory="cpu=400KB", offload_dir=str(tmp_path))
+    assert "disk" in device
+    assert text == EXPECTED
+
+
+def test_explicit_map(tiny_glm: Path, tmp_path: Path) -> None:
+    assert answer(tiny_glm, device_map=device_map(tmp_path, "cpu", "cpu")) == ("cpu", EXPECTED)
+
+
+def test_gpu_and_cpu(tiny_glm: Path, tmp_path: Path) -> None:
+    import torch
+
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device on this machine")
+    assert answer(tiny_glm, device_map="cuda:0") == ("cuda:0", EXPECTED)
+    device, text = answer(tiny_glm, device_map=device_map(tmp_path, "cuda:0", "cpu"))
+    assert device == "cuda:0 + cpu"
+    assert text == EXPECTED
+
+
+def test_dtype(tiny_glm: Path) -> None:
+    for dtype, expected in {"auto": "float32", "bfloat16": "bfloat16"}.items():
+        with open_local(str(tiny_glm), LoadOptions(dtype=dtype)) as engine:
+            assert engine.info.dtype == expected
+
+
+def test_info_and_progress(tiny_glm: Path) -> None:
+    progress: list[LoadProgress] = []
+    with open_local(str(tiny_glm), on_progress=progress.append) as engine:
+        assert engine.info.parameters > 100_000
+        assert engine.info.load_s > 0
+        assert engine.info.thinks
+    weights = [p for p in progress if p.total]
+    assert weights[-1].done == weights[-1].total > 10
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "expected"),
+    [
+        ({"device_map": "everywhere"}, UsageError, "--device-map everywhere"),
+        ({"device_map": "no-such-file.json"}, UsageError, "cannot be read"),
+        ({"device_map": "cuda:99"}, ModelError, "cuda:99"),
+        ({"max_memory": "70GiB"}, UsageError, "DEVICE=SIZE"),
+        ({"max_memory": "99=1GiB"}, ModelError, "--max-memory names 99"),
+        ({"max_memory": "cpu=1KB"}, ModelError, "--offload-dir"),
+        ({"offload_dir": "/dev/null/x", "max_memory": "cpu=1KB"}, ModelError, "cannot be written"),
+        ({"attn": "nonsense"}, ModelError, "--attn"),
+    ],
+)
+def test_options_that_cannot_be_met(
+    tiny_glm: Path, options: dict[str, Any], error: type[GlmChatError], expected: str
+) -> None:
+    with pytest.raises(error, match=expected) as caught:
+        open_local(str(tiny_glm), LoadOptions(**options))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "error", "expected"),
+    [
+        ("{", UsageError, "is not JSON"),
+        ("[]", UsageError, "must hold an object"),
+        ('{"model": true}', UsageError, "on True"),
+        ('{"model": "gpu"}', UsageError, "on 'gpu'"),
+        ('{"model": "cpu"}', ModelError, "gives lm_head.weight no device"),
+        ('{"model": "cpu", "lm_head": "cpu", "vision": "cpu"}', ModelError, "names 'vision'"),
+    ],
+)
+def test_maps_that_cannot_be_used(
+    tiny_glm: Path, tmp_path: Path, content: str, error: type[GlmChatError], expected: str
+) -> None:
+    file = tmp_path / "map.json"
+    file.write_text(content)
+    with pytest.raises(error, match=expected):
+        open_local(str(tiny_glm), LoadOptions(device_map=str(file)))
+
+
+def test_max_memory_units() -> None:
+    assert parse_max_memory("0=70GiB, 1=1.5TiB,cpu=100GB") == {
+        0: 70 * 1024**3,
+        1: 3 * 1024**4 // 2,
+        "cpu": 100 * 1000**3,
+    }
+    assert parse_device_map("auto") == "auto"
+    assert parse_device_map("cuda:1") == {"": "cuda:1"}
+
+
+@pytest.fixture
+def copy(tiny_glm: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_glm, tmp_path / "model"))
+
+
+def test_missing_weights_are_an_error(copy: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(copy / "model.safetensors")
+    del weights["model.norm.weight"]
+    save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=r"lacks weights.*model\.norm\.weight"):
+        open_local(str(copy))
+
+
+def test_unknown_model_type(copy: Path) -> None:
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps({**config, "model_type": "glm99"}))
+    with pytest.raises(ModelError, match="upgrade it"):
+        open_local(str(copy))
+
+
+def test_remote_code_is_refused(copy: Path) -> None:
+    config = json.loads((copy / "config.json").read_text())
+    config |= {"model_type": "own", "auto_map": {"AutoConfig": "own.C", "AutoModelForCausalLM": "own.M"}}
+    (copy / "config.json").write_text(json.dumps(config))
+    (copy / "own.py").write_text("raise SystemExit('this code must not run')")
+    with pytest.raises(ModelError, match="--trust-remote-code"):
+        open_local(str(copy))
+
+
+def test_shapes_that_do_not_fit(copy: Path) -> None:
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps({**config, "hidden_size": 128}))
+    with pytest.raises(ModelError) as caught:
+        open_local(str(copy))
+    assert "\n" not in str(caught.value)
