@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         models = args.model or ["demo", str(write_random_checkpoint(Path(folder) / "random-270M"))]
         comparisons = [_compare(model, args) for model in models]
-    show("Greedy decoding", "tokens/s", "bare", comparisons)
+    show("Greedy decoding, tokens/s", comparisons)
 
 
 def _compare(model: str, args: argparse.Namespace) -> Comparison:

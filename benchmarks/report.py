@@ -44,11 +44,11 @@ def measure_pairs(
     return [a for a, _ in pairs], [b for _, b in pairs]
 
 
-def show(title: str, unit: str, against: str, comparisons: Sequence[Comparison]) -> None:
+def show(title: str, comparisons: Sequence[Comparison]) -> None:
     """Print one line a comparison; exit with 1 when a goal was missed."""
     table = Table(title=title)
     table.add_column("")
-    for heading in (f"glmchat, {unit}", f"{against}, {unit}", "ratio", "goal", "reached"):
+    for heading in ("glmchat", "bare", "ratio", "goal", "reached"):
         table.add_column(heading, justify="right")
     for c in comparisons:
         table.add_row(

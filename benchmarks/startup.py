@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> None:
     for name, ours, theirs, goal in goals:
         times = measure_pairs(partial(_seconds, ours), partial(_seconds, theirs), args.repeats)
         comparisons.append(Comparison(name, *times, goal, more_is_better=False))
-    show("Wall time of a whole process", "s", "bare", comparisons)
+    show("Wall time of a whole process, seconds", comparisons)
 
 
 def _seconds(command: list[str]) -> float:
