@@ -7,6 +7,7 @@ answer, other keys wait for the next prompt.
 from __future__ import annotations
 
 import os
+import signal
 import threading
 from collections.abc import Iterable
 from contextlib import closing
@@ -43,7 +44,7 @@ _STYLE = Style.from_dict({"bottom-toolbar": "noreverse #888888", "prompt": "bold
 def run(chat: Chat, load: LoadState, *, show_thinking: bool = False) -> int:
     """Talk until the person leaves; returns the exit code. Raises the fault of a model that fails to load."""
     console = make_console()
-    with tty.restored(dumb=is_plain(console)):
+    with tty.borrowed(dumb=is_plain(console)):
         return Repl(chat, load, show_thinking=show_thinking).loop()
 
 
@@ -60,6 +61,8 @@ class Repl:
         self._draft = ""
         self._leaving = False
         self._armed = False  # Ctrl-C was pressed on an empty line; a second one leaves
+        self._interrupted = False  # SIGINT came after the prompt was left
+        self._interruptible = self._dumb  # whether SIGINT raises
         self._loaded = False
         self._fault: Exception | None = None
         self._session: PromptSession[str] | None = None if self._dumb else self._make_session()
@@ -69,14 +72,24 @@ class Repl:
         if self._session is not None:
             self._load.changed = self._session.app.invalidate
         threading.Thread(target=self._watch_load, name="glmchat-load-watch", daemon=True).start()
-        while not self._leaving:
-            try:
-                self._one_turn()
-            except EOFError:
-                break
-            except KeyboardInterrupt:  # between a turn and the prompt, or at a dumb terminal's prompt
-                self._console.print()
+        before = signal.signal(signal.SIGINT, self._on_sigint)
+        try:
+            while not self._leaving:
+                try:
+                    self._one_turn()
+                except KeyboardInterrupt:  # at a dumb terminal's prompt
+                    self._console.print()
+        except EOFError:
+            pass
+        finally:
+            signal.signal(signal.SIGINT, before)
         return EXIT_OK
+
+    def _on_sigint(self, *_: object) -> None:
+        """Outside an answer. At the prompt Ctrl-C is a key; a signal that comes as it is left is kept."""
+        self._interrupted = True
+        if self._interruptible:
+            raise KeyboardInterrupt
 
     def _one_turn(self) -> None:
         text = self._ask()
@@ -105,27 +118,26 @@ class Repl:
     # One turn.
 
     def _answer(self, text: str) -> None:
-        """One question and its answer. A question that could not be answered is the next prompt's draft."""
+        """One question and its answer. A question without an answer is the next prompt's draft."""
+        if not self._dumb:
+            tty.keep_pastes_whole()
         asked = self._questions()
         screen = Screen(self._console, show_thinking=self._show_thinking)
-        with tty.quiet(dumb=self._dumb):
-            try:
-                info = wait_with_bar(self.chat, self._load)
-            except KeyboardInterrupt:
-                self._draft = text
-                return
-            try:
-                with (
-                    stops_on_ctrl_c(self.chat, patience_s=PATIENCE_S),
-                    screen,
-                    closing(self.chat.send(text)) as turn,
-                ):
-                    for event in turn:
-                        screen.feed(event)
-            except KeyboardInterrupt:
-                self._console.print(Text("stopped", style="yellow"), end="\n\n")
-            except GlmChatError as e:
-                self._console.print(Text(sanitize(f"{info.name}: {e}"), style="red"), end="\n\n")
+        try:
+            self._wait_for_model()
+            with (
+                stops_on_ctrl_c(self.chat, patience_s=PATIENCE_S),
+                screen,
+                closing(self.chat.send(text)) as turn,
+            ):
+                for event in turn:
+                    screen.feed(event)
+        except KeyboardInterrupt:
+            self._console.print(Text("stopped", style="yellow"), end="\n\n")
+        except GlmChatError as e:
+            if self._fault is not None:
+                raise
+            self._console.print(Text(sanitize(str(e)), style="red"), end="\n\n")
         self._thought = screen.transcript.thought or self._thought
         if self._questions() == asked:
             self._draft = text
@@ -134,6 +146,20 @@ class Repl:
         return sum(message.role == "user" for message in self.chat.conversation)
 
     # The model behind the prompt.
+
+    def _wait_for_model(self) -> None:
+        """Draw the bar until the model is there. Ctrl-C, even just before, raises KeyboardInterrupt."""
+        if self._interrupted:
+            raise KeyboardInterrupt
+        if not self._loaded:
+            self._interruptible = True
+            try:
+                wait_with_bar(self.chat, self._load)
+            except GlmChatError as e:
+                self._fault = e
+                raise
+            finally:
+                self._interruptible = self._dumb
 
     def _watch_load(self) -> None:
         try:
@@ -167,10 +193,11 @@ class Repl:
 
     def _ask(self) -> str:
         """The next thing the person says."""
+        self._interrupted = False
         if self._session is None:
             return input(PROMPT)
         draft, self._draft = self._draft, ""
-        return self._session.prompt(PROMPT, default=draft, pre_run=self._leave_on_fault)
+        return self._session.prompt(PROMPT, default=draft, pre_run=self._leave_on_fault, handle_sigint=False)
 
     def _make_session(self) -> PromptSession[str]:
         return PromptSession(

@@ -1,4 +1,4 @@
-"""The state of the terminal: borrowed quietly, given back whatever happens."""
+"""The keyboard side of the terminal: borrowed quietly, given back whatever happens."""
 
 from __future__ import annotations
 
@@ -12,9 +12,17 @@ _PASTE_ON, _PASTE_OFF, _SHOW_CURSOR = "\x1b[?2004h", "\x1b[?2004l", "\x1b[?25h"
 
 
 @contextmanager
-def restored(*, dumb: bool) -> Iterator[None]:
-    """On leaving, by whatever way, the terminal's modes are as they were on entering."""
+def borrowed(*, dumb: bool) -> Iterator[None]:
+    """Within, keys are not echoed but wait until they are read; Ctrl-C stays a signal.
+
+    On leaving, by whatever way, the terminal's modes are as they were. A dumb terminal keeps its own.
+    """
     before = termios.tcgetattr(sys.stdin)
+    if not dumb:
+        changed = termios.tcgetattr(sys.stdin)
+        changed[_IFLAG] &= ~termios.ICRNL
+        changed[_LFLAG] &= ~(termios.ECHO | termios.ICANON)
+        termios.tcsetattr(sys.stdin, termios.TCSANOW, changed)
     try:
         yield
     finally:
@@ -23,25 +31,9 @@ def restored(*, dumb: bool) -> Iterator[None]:
             _write(_PASTE_OFF + _SHOW_CURSOR)
 
 
-@contextmanager
-def quiet(*, dumb: bool) -> Iterator[None]:
-    """While an answer is drawn, keys are not echoed into it; they wait for the next prompt.
-
-    Pastes stay bracketed, so that one made meanwhile does not send its lines either.
-    """
-    before = termios.tcgetattr(sys.stdin)
-    changed = termios.tcgetattr(sys.stdin)
-    changed[_LFLAG] &= ~termios.ECHO
-    if not dumb:  # keys are read one by one later; a dumb terminal keeps its lines
-        changed[_LFLAG] &= ~termios.ICANON
-        changed[_IFLAG] &= ~termios.ICRNL
-    termios.tcsetattr(sys.stdin, termios.TCSANOW, changed)
-    if not dumb:
-        _write(_PASTE_ON)
-    try:
-        yield
-    finally:
-        termios.tcsetattr(sys.stdin, termios.TCSANOW, before)
+def keep_pastes_whole() -> None:
+    """Have pastes bracketed outside the prompt too, so that one made meanwhile does not send its lines."""
+    _write(_PASTE_ON)
 
 
 def _write(codes: str) -> None:

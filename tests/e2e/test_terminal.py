@@ -8,6 +8,16 @@ from pathlib import Path
 from ..pty import terminal
 
 
+def at_prompt(text: str) -> bool:
+    """The toolbar is there: the program waits for the person."""
+    return text.endswith(("thinking on", "thinking off", "Ctrl-C again leaves"))
+
+
+def ended(text: str) -> int:
+    """How many turns ended, whole or stopped."""
+    return text.count("first token") + text.count("\nstopped\n")
+
+
 def test_a_conversation(tmp_path: Path) -> None:
     env = {"HOME": str(tmp_path), "XDG_STATE_HOME": "", "XDG_CONFIG_HOME": "", "GLMCHAT_MODEL": ""}
     with terminal(["-m", "glmchat", "--greedy"], env) as chat:
@@ -28,15 +38,26 @@ def test_a_conversation(tmp_path: Path) -> None:
         chat.wait_for("thinking off")
         folded = chat.text.count("▸ Thought")
         chat.send("hello\r")
-        chat.wait_for(lambda text: text.count("first token") == 2)
+        chat.wait_for(lambda text: text.count("first token") == 2 and at_prompt(text))
         assert chat.text.count("▸ Thought") == folded, "thinking off is obeyed"
 
-        chat.send("Write a long list of words about the sea.\r\x03")
-        chat.wait_for(lambda text: text.count("first token") == 3 or "stopped" in text)
-        chat.send("\x03")  # clears what the stop gave back, if anything
+        chat.send("/think on\r")
+        chat.wait_for(lambda text: "Thinking is on." in text and at_prompt(text))
+        for attempt in range(8):  # a model this small can end its answer before the key arrives
+            turns = ended(chat.text)
+            chat.send(f"What is 9876543{attempt} + 87654321?\r")
+            chat.wait_for(lambda text, turns=turns: "▾ Thinking" in text or ended(text) > turns)
+            chat.send("\x03")
+            chat.wait_for(lambda text, turns=turns: ended(text) > turns and at_prompt(text))
+            if "\nstopped\n" in chat.text:
+                break
+        else:
+            raise AssertionError(f"no answer could be stopped:\n{chat.text}")
+        chat.send("x\x03")  # a draft, should the stop have given the question back, is cleared
         answers = chat.text.count("first token")
         chat.send("hi\r")
         chat.wait_for(lambda text: text.count("first token") > answers)
+        chat.wait_for(at_prompt)
 
         chat.send("/quit\r")
         assert chat.wait_end() == 0
