@@ -1,0 +1,26 @@
+"""The benchmarks run and print their table; what they measure is for people to read, not for a test."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.mark.parametrize(
+    ("arguments", "rows"),
+    [
+        (("decode", "--model", "demo", "--tokens", "4", "--repeats", "1"), ("demo: ",)),
+        (("startup", "--repeats", "1"), ("--version", "--help", "echo hi | glmchat")),
+    ],
+)
+def test_a_short_run_prints_the_table(arguments: tuple[str, ...], rows: tuple[str, ...]) -> None:
+    command = [sys.executable, "-m", "benchmarks", *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode in (0, 1), done.stderr  # 1: a goal was missed, as it may be in so short a run
+    assert "ratio" in done.stdout, done.stderr
+    assert all(row in done.stdout for row in rows)
