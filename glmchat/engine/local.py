@@ -21,6 +21,7 @@ from ..glm.checkpoints import choose_template, resolve
 from ..glm.encode import PromptEncoder
 from ..messages import Conversation
 from .base import GenerationOptions, ModelInfo
+from .faults import one_line
 from .loading import LoadOptions, OnProgress, load_model
 from .outbox import Outbox
 from .turn import Turn, TurnRunner
@@ -48,9 +49,10 @@ class LocalEngine:
         self._turns: queue.SimpleQueue[Turn | None] = queue.SimpleQueue()
         self._loaded = threading.Event()
         self._closing = threading.Event()
+        self._lock = threading.Lock()
         self._fault: GlmChatError | None = None
         self._info: ModelInfo | None = None
-        load = _Load(model, options, chat_template, on_progress or (lambda _: None))
+        load = _Load(model, options, chat_template, self._pass_on(on_progress))
         self._thread = threading.Thread(target=self._run, args=(load,), name="glmchat-inference", daemon=True)
         self._thread.start()
         # A daemon thread inside torch while the interpreter goes down can crash it: stop it before.
@@ -80,21 +82,21 @@ class LocalEngine:
         """One turn; see Engine.generate."""
         started = time.perf_counter()
         self.wait()
-        if self._closing.is_set():
-            raise ModelError("The engine is closed; open the model again.")
         abandoned = threading.Event()
         flags = (abandoned, self._closing, *([cancel] if cancel is not None else []))
         outbox = Outbox()
-        self._turns.put(
-            Turn(
-                messages=conversation.messages,
-                tools=tuple(tools),
-                options=options or GenerationOptions(),
-                cancelled=_any_set(flags),
-                outbox=outbox,
-                started=started,
-            )
+        turn = Turn(
+            messages=conversation.messages,
+            tools=tuple(tools),
+            options=options or GenerationOptions(),
+            cancelled=_any_set(flags),
+            outbox=outbox,
+            started=started,
         )
+        with self._lock:
+            if self._closing.is_set():
+                raise ModelError("The engine is closed; open the model again.")
+            self._turns.put(turn)
         try:
             yield from outbox
         finally:
@@ -102,10 +104,11 @@ class LocalEngine:
 
     def close(self) -> None:
         """Stop a running turn, end the thread and free the model. Idempotent."""
-        self._closing.set()
-        self._turns.put(None)
+        with self._lock:  # so that no turn comes after the None and waits for ever
+            self._closing.set()
+            self._turns.put(None)
         atexit.unregister(self.close)
-        # While weights load nothing can be stopped; the thread then ends by itself.
+        # A load ends at its next sign of progress; what is imported until then cannot be stopped.
         if self._loaded.is_set() and threading.current_thread() is not self._thread:
             self._thread.join(timeout=10)
 
@@ -115,24 +118,33 @@ class LocalEngine:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _pass_on(self, on_progress: OnProgress | None) -> OnProgress:
+        """`on_progress`, which in passing ends the load of an engine that was closed meanwhile."""
+
+        def report(progress: LoadProgress) -> None:
+            if self._closing.is_set():
+                raise ModelError("The engine was closed before its model was loaded; open it again.")
+            if on_progress is not None:
+                on_progress(progress)
+
+        return report
+
     def _run(self, load: _Load) -> None:
         """The inference thread: load, then one turn after the other until None comes."""
         try:
-            runner, self._info = load()
+            with one_line(load.model, "loading"):
+                runner, self._info = load()
         except GlmChatError as e:
             self._fault = e
-            return
-        except Exception as e:
-            self._fault = ModelError(f"{load.model} cannot be loaded: {e}")
-            self._fault.__cause__ = e
             return
         finally:
             self._loaded.set()
         while (turn := self._turns.get()) is not None:
             try:
-                runner.run(turn)
+                with one_line(load.model, "answering"):
+                    runner.run(turn)
                 turn.outbox.close()
-            except Exception as e:
+            except GlmChatError as e:
                 log.debug("the turn failed", exc_info=True)
                 turn.outbox.fail(e)
         runner.close()
@@ -183,6 +195,8 @@ class _Load:
         )
         template = choose_template(checkpoint, self.chat_template)
         encoder = PromptEncoder(checkpoint.tokenizer, template)
+        if ignored := checkpoint.ignored_settings:
+            log.info("%s: not followed from generation_config.json: %s", self.model, ", ".join(ignored))
         loaded = load_model(checkpoint, options, self.on_progress)
         info = ModelInfo(
             name=self.model,

@@ -1,16 +1,17 @@
 """One turn on a loaded model: encode, prefill in chunks, decode step by step, parse, report.
 
-torch comes in with the model (`LoadedModel.torch`); this module imports none of it.
+torch comes in with the LoadedModel; this module imports none of it.
 """
 
 from __future__ import annotations
 
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ContextFullError, ModelError
+from ..errors import ContextFullError
 from ..events import (
     Event,
     FinishReason,
@@ -28,7 +29,6 @@ from ..messages import Message
 from .base import GenerationOptions
 from .cache import PrefixCache
 from .detokenize import Detokenizer
-from .faults import one_line
 from .loading import LoadedModel
 from .outbox import Outbox
 from .sampling import Sampler
@@ -68,7 +68,7 @@ class TurnRunner:
     def run(self, turn: Turn) -> None:
         """Put the turn's events into its outbox, the last a TurnDone.
 
-        Raises: ContextFullError, TemplateError; ModelError when the model fails. The runner stays usable.
+        Raises: ContextFullError, TemplateError, and whatever torch raises. The runner stays usable.
         """
         prompt = self._encoder.encode(turn.messages, turn.tools, enable_thinking=turn.options.enable_thinking)
         room = self._room(len(prompt.ids))
@@ -76,9 +76,10 @@ class TurnRunner:
         budget = room if limit is None else limit if room is None else min(room, limit)
         answer = Answer(turn, self._checkpoint.tokenizer, thinking_open=prompt.thinking_open)
         try:
-            with one_line(self._checkpoint.name, "answering"), self._loaded.inference():
+            with self._loaded.inference():
                 cached, reason = self._decode(turn, prompt.ids, answer, budget)
-        except ModelError:
+        except Exception as e:
+            traceback.clear_frames(e.__traceback__)  # they hold the KV cache for as long as the error lives
             self._loaded.free_memory()
             raise
         if reason == "length" and budget != limit:

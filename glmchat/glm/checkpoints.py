@@ -32,6 +32,16 @@ _GLM_TEMPLATES = {"glm4_moe": "glm-4.5", "glm4_moe_lite": "glm-4.7"}
 _SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 
+_NOT_HONOURED = {
+    "num_beams": 1,
+    "no_repeat_ngram_size": 0,
+    "typical_p": 1.0,
+    "epsilon_cutoff": 0.0,
+    "eta_cutoff": 0.0,
+}
+"""Settings of generation_config.json that glmchat does not follow, with the values that change nothing."""
+
+
 @dataclass(frozen=True, slots=True)
 class SamplingDefaults:
     """What generation_config.json asks of sampling; None where it says nothing."""
@@ -85,6 +95,14 @@ class Checkpoint:
     @property
     def sampling(self) -> SamplingDefaults:
         return SamplingDefaults.from_dict(self.generation_config)
+
+    @property
+    def ignored_settings(self) -> list[str]:
+        """What generation_config.json asks for and glmchat does not do, for a log."""
+        asked = self.generation_config
+        return [
+            name for name, neutral in _NOT_HONOURED.items() if asked.get(name, neutral) not in (neutral, None)
+        ]
 
     @cached_property
     def tokenizer(self) -> Tokenizer:

@@ -17,7 +17,7 @@ from glmchat.engine.base import GenerationOptions
 from glmchat.engine.loading import LoadedModel
 from glmchat.engine.local import LocalEngine, open_local
 from glmchat.errors import ModelError, TemplateError
-from glmchat.events import PrefillProgress
+from glmchat.events import LoadProgress, PrefillProgress
 from glmchat.messages import Conversation
 from tests import tiny
 
@@ -188,6 +188,27 @@ def test_loading_does_not_block_the_constructor(tiny_glm: Path) -> None:
     assert time.perf_counter() - started < 0.5
     assert done(ask(engine, tiny.HELLO.question)).message.content == "Hello! How can I help you?"
     engine.close()
+
+
+def test_close_ends_a_load(tiny_glm: Path) -> None:
+    loading, closed = threading.Event(), threading.Event()
+
+    def on_progress(progress: LoadProgress) -> None:
+        if progress.total:
+            loading.set()
+            assert closed.wait(10)
+
+    before = set(threading.enumerate())
+    engine = LocalEngine(str(tiny_glm), on_progress=on_progress)
+    assert loading.wait(60)
+    engine.close()
+    closed.set()
+    with pytest.raises(ModelError, match="closed before"):
+        engine.wait()
+    deadline = time.monotonic() + 10
+    while set(threading.enumerate()) > before and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert set(threading.enumerate()) <= before
 
 
 def test_another_chat_model_by_the_same_program(smollm2_folder: Path) -> None:

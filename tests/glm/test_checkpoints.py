@@ -155,8 +155,10 @@ def test_eos_is_the_union_of_all_sources(copy: Path) -> None:
 
 
 def test_sampling_defaults(copy: Path) -> None:
-    edit("generation_config.json", do_sample=True, temperature=0.6, top_p=0.95, foo=1)(copy)
-    assert resolve(str(copy)).sampling == SamplingDefaults(do_sample=True, temperature=0.6, top_p=0.95)
+    edit("generation_config.json", do_sample=True, temperature=0.6, top_p=0.95, num_beams=4)(copy)
+    checkpoint = resolve(str(copy))
+    assert checkpoint.sampling == SamplingDefaults(do_sample=True, temperature=0.6, top_p=0.95)
+    assert checkpoint.ignored_settings == ["num_beams"]
 
 
 class TestTemplates:
