@@ -210,7 +210,8 @@ def _report(error: Exception) -> int:
     if isinstance(error, GlmChatError):
         text, code = str(error), error.exit_code
     elif isinstance(error, OSError):
-        text, code = f"{error}.", EXIT_ERROR
+        where = f": {error.filename}" if error.filename else ""
+        text, code = f"{error.strerror or error}{where}.", EXIT_ERROR
     else:
         text = f"internal error, {type(error).__name__}: {error}. --debug shows where."
         code = EXIT_ERROR

@@ -106,6 +106,15 @@ def test_a_reader_that_goes_away_ends_it_quietly(env: dict[str, str]) -> None:
     assert result.returncode == 141
 
 
+def test_a_full_disk_is_one_line(env: dict[str, str]) -> None:
+    command = [sys.executable, "-m", "glmchat", *DEMO, "--print-prompt", "hello"]
+    with open("/dev/full", "wb") as full:
+        result = subprocess.run(
+            command, env=env, stdin=subprocess.DEVNULL, stdout=full, stderr=subprocess.PIPE, timeout=60
+        )
+    assert (result.returncode, result.stderr) == (1, b"glmchat: No space left on device.\n")
+
+
 def test_sigint_while_loading_is_130_and_quiet(env: dict[str, str]) -> None:
     child = subprocess.Popen(
         [sys.executable, "-m", "glmchat", *DEMO, "hello"],
