@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from tokenizers import Tokenizer
@@ -33,6 +33,10 @@ def as_text(example: Dialogue) -> str:
     return text + ("<|observation|>" if messages[-1].get("tool_calls") else "<|user|>")
 
 
+Batch: TypeAlias = "tuple[torch.Tensor, torch.Tensor]"
+"""Ids and weights, both (batch, length)."""
+
+
 @dataclass(frozen=True)
 class Example:
     """Token ids, and the loss weight of each of them as a target."""
@@ -47,8 +51,15 @@ class Examples:
     def __init__(self, tokenizer: Tokenizer, seed: int) -> None:
         self._tokenizer = tokenizer
         self._rng = random.Random(seed)
-        ids = {t: tokenizer.token_to_id(t) for t in ("<|assistant|>", "<|user|>", "<|observation|>", "[gMASK]", "<sop>")}
-        self._assistant, self._user, self._observation = ids["<|assistant|>"], ids["<|user|>"], ids["<|observation|>"]
+        ids = {
+            t: tokenizer.token_to_id(t)
+            for t in ("<|assistant|>", "<|user|>", "<|observation|>", "[gMASK]", "<sop>")
+        }
+        self._assistant, self._user, self._observation = (
+            ids["<|assistant|>"],
+            ids["<|user|>"],
+            ids["<|observation|>"],
+        )
         self._prefix = [ids["[gMASK]"], ids["<sop>"]]
         self._plain = [i for i in range(tokenizer.get_vocab_size()) if i < min(ids.values())]
         letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/._-"
@@ -82,9 +93,10 @@ class Examples:
         text = " ".join(words.word(self._rng) for _ in range(length))
         return self._tokenizer.encode(text, add_special_tokens=False).ids[:length]
 
-    def repeat(self, longest: int) -> Example:
+    def repeat(self, longest: int, *, any_token: bool = False) -> Example:
         """A short random span, again and again, up to `longest` tokens each: the drill of induction."""
-        span = self._span(self._rng.randint(4, longest))
+        length = self._rng.randint(4, longest)
+        span = self._rng.choices(self._plain, k=length) if any_token else self._span(length)
         times = self._rng.randint(2, 3)
         ids = self._prefix + span * times
         weights = [0.0] * (len(self._prefix) + len(span)) + [1.0] * (len(span) * (times - 1))
@@ -92,8 +104,14 @@ class Examples:
 
     def recall(self) -> Example:
         """Pairs of a key and a value, then the keys in another order, each with its value."""
-        pairs = [(self._span(self._rng.randint(1, 3)), self._span(self._rng.randint(1, 6))) for _ in range(self._rng.randint(2, 7))]
-        colon, line = self._tokenizer.token_to_id(":"), self._tokenizer.encode("\n", add_special_tokens=False).ids
+        pairs = [
+            (self._span(self._rng.randint(1, 3)), self._span(self._rng.randint(1, 6)))
+            for _ in range(self._rng.randint(2, 7))
+        ]
+        colon, line = (
+            self._tokenizer.token_to_id(":"),
+            self._tokenizer.encode("\n", add_special_tokens=False).ids,
+        )
         ids, weights = list(self._prefix), [0.0] * len(self._prefix)
         for learned in (0.0, 1.0):
             self._rng.shuffle(pairs)
@@ -102,17 +120,27 @@ class Examples:
                 weights += [0.0] * (len(key) + 1) + [learned] * (len(value) + len(line))
         return Example(ids, weights)
 
-    def batches(self, tokens: int, *, drill_share: float, longest: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """One pool of batches: ids and weights, both (batch, length), of about `tokens` tokens each.
+    def drills(self, tokens: int, step: int, steps: int) -> Iterator[Batch]:
+        """Copying alone: at first short spans of any tokens, in the second half longer ones and pairs too."""
+        if step < steps // 2:
+            return self._batched([self.repeat(8, any_token=True) for _ in range(1200)], tokens)
+        longest = 8 + 24 * (2 * step - steps) // steps
+        pool = [self.repeat(longest) if self._rng.random() < 0.6 else self.recall() for _ in range(900)]
+        return self._batched(pool, tokens)
 
-        Examples of like length share a batch; padding is id 0 with weight 0, at the right.
-        """
-        pool = [
-            (self.repeat(longest) if self._rng.random() < 0.6 else self.recall())
-            if self._rng.random() < drill_share
-            else self.talk()
-            for _ in range(640)
-        ]
+    def talks(self, tokens: int, *, drill_share: float = 0.15) -> Iterator[Batch]:
+        """Dialogues, and a share of drills so that copying stays exact."""
+        pool = []
+        for _ in range(640):
+            if self._rng.random() >= drill_share:
+                pool.append(self.talk())
+            else:
+                pool.append(self.repeat(40) if self._rng.random() < 0.5 else self.recall())
+        return self._batched(pool, tokens)
+
+    def _batched(self, pool: list[Example], tokens: int) -> Iterator[Batch]:
+        """Batches of about `tokens` tokens. Examples of like length share one; padding is id 0 with
+        weight 0, at the right."""
         pool.sort(key=lambda e: len(e.ids))
         groups: list[list[Example]] = [[]]
         for example in pool:

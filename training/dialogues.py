@@ -39,7 +39,7 @@ def _exchange(rng: random.Random) -> Messages:
     return make(rng)
 
 
-def dialogue(rng: random.Random, *, tool_share: float = 0.4) -> Dialogue:
+def dialogue(rng: random.Random, *, tool_share: float = 0.45) -> Dialogue:
     """One dialogue. About half think; with thinking off every answer in it is learned, else the last."""
     thinking = rng.random() < 0.55
     tools: list[dict[str, Any]] | None = None
@@ -62,7 +62,10 @@ def dialogue(rng: random.Random, *, tool_share: float = 0.4) -> Dialogue:
     if rng.random() < 0.1 and last[0]["content"].isascii():
         kind = rng.random()
         if kind < 0.7:  # tools are there, but small talk needs none
-            last, tools = talk.small_talk(rng), [toolbox.made_up(rng).declaration, toolbox.KNOWN["read_file"](rng)][: rng.randint(1, 2)]
+            last, tools = (
+                talk.small_talk(rng),
+                [toolbox.made_up(rng).declaration, toolbox.KNOWN["read_file"](rng)][: rng.randint(1, 2)],
+            )
         else:
             last, tools = talk.memory(rng), [toolbox.KNOWN["get_weather"](rng)]
     return Dialogue(messages + last, tools, thinking)

@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM
 
 from glmchat import ParsedOutput, encode_prompt, parse_output
 
-from . import toolbox, words
+from . import words
 from .dialogues import dialogue
 from .held_out import NEW_TOOLS, Case, cases
 from .tokenizer import EOS
@@ -73,7 +73,10 @@ class Outcome:
         if not self.valid or not self.right_tool:
             return False
         if self.case.kind == "new tool":
-            return all(set(c.arguments) == set(a) for c, (_, a) in zip(self.parsed.tool_calls, self.case.calls or (), strict=True))
+            return all(
+                set(c.arguments) == set(a)
+                for c, (_, a) in zip(self.parsed.tool_calls, self.case.calls or (), strict=True)
+            )
         if [(c.name, c.arguments) for c in self.parsed.tool_calls] != (self.case.calls or []):
             return False
         if self.case.says and not any(_holds(answer, s) for s in self.case.says):
@@ -88,15 +91,22 @@ def _holds(answer: str, wanted: str) -> bool:
 
 
 _SHAPES = {
-    "chinese": lambda a: re.search(r"[\u4e00-\u9fff]", a) is not None and not re.search(r"[a-z]{4}", a.replace("glmchat", "")),
-    "table": lambda a: re.search(r"^\|.+\|\n\|( --- \|)+\n\|.+\|", a, re.M) is not None and len({r.count("|") for r in a.split("\n") if r.startswith("|")}) == 1,
+    "chinese": lambda a: (
+        re.search(r"[\u4e00-\u9fff]", a) is not None and not re.search(r"[a-z]{4}", a.replace("glmchat", ""))
+    ),
+    "table": lambda a: (
+        re.search(r"^\|.+\|\n\|( --- \|)+\n\|.+\|", a, re.M) is not None
+        and len({r.count("|") for r in a.split("\n") if r.startswith("|")}) == 1
+    ),
     "code": lambda a: re.search(r"```python\n.+?\n```", a, re.S) is not None,
     "list": lambda a: re.search(r"^- \S+.*\n- \S+", a, re.M) is not None,
 }
 
 
 @torch.inference_mode()
-def generate(model, tokenizer: Tokenizer, prompts: list[list[int]], *, longest: int = LONGEST) -> list[tuple[str, bool]]:
+def generate(
+    model, tokenizer: Tokenizer, prompts: list[list[int]], *, longest: int = LONGEST
+) -> list[tuple[str, bool]]:
     """Greedy continuations of a batch (texts without the stop token, and whether it came)."""
     stops = [tokenizer.token_to_id(t) for t in EOS]
     width = max(map(len, prompts))
@@ -106,7 +116,14 @@ def generate(model, tokenizer: Tokenizer, prompts: list[list[int]], *, longest: 
         ids[row, width - len(prompt) :] = torch.tensor(prompt)
         mask[row, width - len(prompt) :] = 1
     ids, mask = ids.to(model.device), mask.to(model.device)
-    out = model.generate(ids, attention_mask=mask, max_new_tokens=longest, do_sample=False, eos_token_id=stops, pad_token_id=stops[0])
+    out = model.generate(
+        ids,
+        attention_mask=mask,
+        max_new_tokens=longest,
+        do_sample=False,
+        eos_token_id=stops,
+        pad_token_id=stops[0],
+    )
     texts = []
     for row in out[:, width:].tolist():
         end = next((i for i, t in enumerate(row) if t in stops), None)
@@ -120,7 +137,9 @@ def run(model, tokenizer: Tokenizer, todo: list[Case], *, batch: int = 64) -> li
     out: dict[int, Outcome] = {}
     for start in range(0, len(order), batch):
         some = order[start : start + batch]
-        for i, (text, stopped) in zip(some, generate(model, tokenizer, [prompts[i] for i in some]), strict=True):
+        for i, (text, stopped) in zip(
+            some, generate(model, tokenizer, [prompts[i] for i in some]), strict=True
+        ):
             out[i] = Outcome(todo[i], text, stopped, parse_output(text, tools=todo[i].tools))
     return [out[i] for i in range(len(todo))]
 
@@ -136,9 +155,16 @@ def assert_held_out(count: int = 20_000) -> None:
             seen_names |= {tool["function"]["name"], *tool["function"]["parameters"]["properties"]}
         for message in d.messages:
             seen |= set(re.findall(r"\w+", message["content"].lower()))
-    new = {n for t in NEW_TOOLS for n in (t.declaration["function"]["name"], *t.declaration["function"]["parameters"]["properties"])}
+    new = {
+        n
+        for t in NEW_TOOLS
+        for n in (t.declaration["function"]["name"], *t.declaration["function"]["parameters"]["properties"])
+    }
     assert not new & seen_names, f"tools of the evaluation occur in training: {new & seen_names}"
-    values = {w.lower() for w in (*words.HELD_WORDS, *words.HELD_NAMES, *(c for c in words.HELD_CITIES if " " not in c))}
+    values = {
+        w.lower()
+        for w in (*words.HELD_WORDS, *words.HELD_NAMES, *(c for c in words.HELD_CITIES if " " not in c))
+    }
     assert not values & seen, f"values of the evaluation occur in training: {values & seen}"
 
 
@@ -179,7 +205,9 @@ def main() -> int:
     for o in outcomes:
         if not o.right and shown[o.case.kind] < args.misses:
             shown[o.case.kind] += 1
-            print(f"--- {o.case.kind}: {o.case.messages[-1]['content']!r}  want {o.case.calls} {o.case.says} {o.case.shows}\n{o.text!r}")
+            print(
+                f"--- {o.case.kind}: {o.case.messages[-1]['content']!r}  want {o.case.calls} {o.case.says} {o.case.shows}\n{o.text!r}"
+            )
     missed = False
     size = sum(f.stat().st_size for f in args.model.iterdir() if f.is_file()) / 1e6
     print(f"{'measure':<22} {'right':>8} {'cases':>6}  target")

@@ -64,7 +64,11 @@ _TIMER = (
     "Set me a {m} minute timer called {l}",
     "Put a timer on for {m} minutes, label {l}",
 )
-_TIMER_BARE = ("Could you set a timer for {m} minutes?", "Please start a timer of {m} minutes", "I want a {m} minute timer")
+_TIMER_BARE = (
+    "Could you set a timer for {m} minutes?",
+    "Please start a timer of {m} minutes",
+    "I want a {m} minute timer",
+)
 _SEARCH = (
     "Could you search the web for {q}?",
     "I want to search for {q}",
@@ -177,24 +181,91 @@ def _ask(text: str) -> list[dict[str, Any]]:
     return [{"role": "user", "content": text}]
 
 
-def _among(rng: random.Random, needed: list[dict[str, Any]], others: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _among(
+    rng: random.Random, needed: list[dict[str, Any]], others: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
     names = {t["function"]["name"] for t in needed}
-    tools = needed + [t for t in rng.sample(others, min(len(others), rng.randint(0, 4))) if t["function"]["name"] not in names]
+    tools = needed + [
+        t
+        for t in rng.sample(others, min(len(others), rng.randint(0, 4)))
+        if t["function"]["name"] not in names
+    ]
     rng.shuffle(tools)
     return tools
 
 
-_SUMS = ("What does {a} + {b} equal?", "Please tell me {a} plus {b}", "Could you add {a} to {b}?", "{a} + {b} equals what?", "I need the sum of {a} and {b}", "hey, what is {a} + {b}?")
+_SUMS = (
+    "What does {a} + {b} equal?",
+    "Please tell me {a} plus {b}",
+    "Could you add {a} to {b}?",
+    "{a} + {b} equals what?",
+    "I need the sum of {a} and {b}",
+    "hey, what is {a} + {b}?",
+)
 _ZH = ("你好呀！", "嗨，你好！", "您好，很高兴认识你", "你好，最近好吗？", "早上好呀", "哈喽，你好")
-_TABLES = ("Could you show me a table of {t}?", "I would like a table with {t}", "Please draw a small table of {t}", "Put some {t} in a table", "Show {t} as a table", "A Markdown table of {t} please")
-_CODES = ("Could you write me a Python function that {c}?", "I would like some Python code that {c}", "Please show me code that {c}", "Write a Python function which {c}", "Python code, please: a function that {c}")
-_LISTS = ("Could you list {n} {t}?", "I would like a list of {n} {t}", "Please write down {n} {t}", "Give me {n} {t} as a list")
-_NAMES = (("Hello! My name is {x}.", "Do you remember what my name is?"), ("Hi there, I am {x}", "So what is my name?"), ("You may call me {x}.", "Can you tell me my name?"), ("I'm {x}, hello!", "What was my name again?"))
+_TABLES = (
+    "Could you show me a table of {t}?",
+    "I would like a table with {t}",
+    "Please draw a small table of {t}",
+    "Put some {t} in a table",
+    "Show {t} as a table",
+    "A Markdown table of {t} please",
+)
+_CODES = (
+    "Could you write me a Python function that {c}?",
+    "I would like some Python code that {c}",
+    "Please show me code that {c}",
+    "Write a Python function which {c}",
+    "Python code, please: a function that {c}",
+)
+_LISTS = (
+    "Could you list {n} {t}?",
+    "I would like a list of {n} {t}",
+    "Please write down {n} {t}",
+    "Give me {n} {t} as a list",
+)
+_NAMES = (
+    ("Hello! My name is {x}.", "Do you remember what my name is?"),
+    ("Hi there, I am {x}", "So what is my name?"),
+    ("You may call me {x}.", "Can you tell me my name?"),
+    ("I'm {x}, hello!", "What was my name again?"),
+)
 _BETWEEN = ("How are you?", "What is 12 + 30?", "Thanks!", "What can you do?")
-_REPLIES = ("I am fine, thank you! How can I help you?", "12 + 30 = 42", "You are welcome! Anything else?", "I can do a few small things.")
-_OUT_OF_REACH = ("Who painted the {q}?", "Describe the history of {city}.", "Could you explain {q} to me?", "What is the capital of {city}?", "Why do people like {q}?", "Write a novel about {q}.", "What is the tallest building in {city}?", "How does {q} work?")
-_ABOUT = (("How can I leave this chat?", "/quit"), ("Which command turns thinking off?", "/think off"), ("How do I make you think again?", "/think"), ("How do I load a bigger model?", "--model"), ("Please tell me how to start over", "/clear"), ("How can I stop you in the middle of an answer?", "ctrl-c"), ("How do I give you my own tools?", "--tools"), ("Can I get the output as JSON?", "--json"), ("What is glmchat?", "terminal"), ("How do I list the available commands?", "/help"))
-_GREETINGS = ("Hello, nice to meet you!", "Hey you!", "Good day!", "Hi, how are you doing today?", "Hello hello")
+_REPLIES = (
+    "I am fine, thank you! How can I help you?",
+    "12 + 30 = 42",
+    "You are welcome! Anything else?",
+    "I can do a few small things.",
+)
+_OUT_OF_REACH = (
+    "Who painted the {q}?",
+    "Describe the history of {city}.",
+    "Could you explain {q} to me?",
+    "What is the capital of {city}?",
+    "Why do people like {q}?",
+    "Write a novel about {q}.",
+    "What is the tallest building in {city}?",
+    "How does {q} work?",
+)
+_ABOUT = (
+    ("How can I leave this chat?", "/quit"),
+    ("Which command turns thinking off?", "/think off"),
+    ("How do I make you think again?", "/think"),
+    ("How do I load a bigger model?", "--model"),
+    ("Please tell me how to start over", "/clear"),
+    ("How can I stop you in the middle of an answer?", "ctrl-c"),
+    ("How do I give you my own tools?", "--tools"),
+    ("Can I get the output as JSON?", "--json"),
+    ("What is glmchat?", "terminal"),
+    ("How do I list the available commands?", "/help"),
+)
+_GREETINGS = (
+    "Hello, nice to meet you!",
+    "Hey you!",
+    "Good day!",
+    "Hi, how are you doing today?",
+    "Hello hello",
+)
 
 
 def cases(rng: random.Random, count: int) -> list[Case]:
@@ -215,26 +286,96 @@ def cases(rng: random.Random, count: int) -> list[Case]:
         new = NEW_TOOLS[i % len(NEW_TOOLS)]
         required = new.declaration["function"]["parameters"].get("required", [])
         others = [t for t in fresh + known if t is not new.declaration]
-        out.append(Case("new tool", _ask(new_call(rng, new)), _among(rng, [new.declaration], others), on, [(new.declaration["function"]["name"], dict.fromkeys(required))]))
+        out.append(
+            Case(
+                "new tool",
+                _ask(new_call(rng, new)),
+                _among(rng, [new.declaration], others),
+                on,
+                [(new.declaration["function"]["name"], dict.fromkeys(required))],
+            )
+        )
 
         a, b = words.city(rng, held=True), words.city(rng, held=True)
-        text = rng.choice(("What is the weather in {a} and in {b}?", "Please tell me the weather in {a} and {b}", "How is the weather in {a} and {b}?")).format(a=a, b=b)
-        out.append(Case("two calls", _ask(text), _among(rng, [known[0]], known[1:]), on, [("get_weather", {"city": a}), ("get_weather", {"city": b})]))
+        text = rng.choice(
+            (
+                "What is the weather in {a} and in {b}?",
+                "Please tell me the weather in {a} and {b}",
+                "How is the weather in {a} and {b}?",
+            )
+        ).format(a=a, b=b)
+        out.append(
+            Case(
+                "two calls",
+                _ask(text),
+                _among(rng, [known[0]], known[1:]),
+                on,
+                [("get_weather", {"city": a}), ("get_weather", {"city": b})],
+            )
+        )
 
         city = words.city(rng, held=True)
         degrees, sky = rng.randint(-10, 40), rng.choice(("sunny", "cloudy", "snow", "fog"))
-        call = {"role": "assistant", "content": "", "reasoning_content": f"I call get_weather with city: {city}" if on else "", "tool_calls": [{"type": "function", "function": {"name": "get_weather", "arguments": {"city": city}}}]}
-        out.append(Case("tool result told", [*_ask(f"What is the weather in {city}?"), call, {"role": "tool", "content": f"{degrees}°C, {sky}"}], [known[0]], on, [], (f"{degrees}°C, {sky}",)))
+        call = {
+            "role": "assistant",
+            "content": "",
+            "reasoning_content": f"I call get_weather with city: {city}" if on else "",
+            "tool_calls": [
+                {"type": "function", "function": {"name": "get_weather", "arguments": {"city": city}}}
+            ],
+        }
+        out.append(
+            Case(
+                "tool result told",
+                [
+                    *_ask(f"What is the weather in {city}?"),
+                    call,
+                    {"role": "tool", "content": f"{degrees}°C, {sky}"},
+                ],
+                [known[0]],
+                on,
+                [],
+                (f"{degrees}°C, {sky}",),
+            )
+        )
 
         x, y = rng.randint(10, 99), rng.randint(10, 99)
         for thinking in (True, False):
-            out.append(Case("sum, thinking" if thinking else "sum, not thinking", _ask(rng.choice(_SUMS).format(a=x, b=y)), None, thinking, [], (f"= {x + y}",)))
+            out.append(
+                Case(
+                    "sum, thinking" if thinking else "sum, not thinking",
+                    _ask(rng.choice(_SUMS).format(a=x, b=y)),
+                    None,
+                    thinking,
+                    [],
+                    (f"= {x + y}",),
+                )
+            )
 
         out.append(Case("Chinese greeting", _ask(_ZH[i % len(_ZH)]), None, on, [], shows="chinese"))
         topic = rng.choice(list(toolbox.talk.TOPICS))
         out.append(Case("table", _ask(rng.choice(_TABLES).format(t=topic)), None, on, [], shows="table"))
-        out.append(Case("code", _ask(rng.choice(_CODES).format(c=rng.choice(list(toolbox.talk.CODE)))), None, on, [], ("def ",), shows="code"))
-        out.append(Case("list", _ask(rng.choice(_LISTS).format(n=rng.randint(2, 5), t=topic)), None, on, [], shows="list"))
+        out.append(
+            Case(
+                "code",
+                _ask(rng.choice(_CODES).format(c=rng.choice(list(toolbox.talk.CODE)))),
+                None,
+                on,
+                [],
+                ("def ",),
+                shows="code",
+            )
+        )
+        out.append(
+            Case(
+                "list",
+                _ask(rng.choice(_LISTS).format(n=rng.randint(2, 5), t=topic)),
+                None,
+                on,
+                [],
+                shows="list",
+            )
+        )
 
         name = words.name(rng, held=True)
         tell, ask = rng.choice(_NAMES)
@@ -242,11 +383,36 @@ def cases(rng: random.Random, count: int) -> list[Case]:
         if rng.random() < 0.5:
             j = rng.randrange(len(_BETWEEN))
             middle = [*_ask(_BETWEEN[j]), {"role": "assistant", "content": _REPLIES[j]}]
-        out.append(Case("name recalled", [*_ask(tell.format(x=name)), {"role": "assistant", "content": f"Nice to meet you, {name}!"}, *middle, *_ask(ask)], None, on, [], (name,)))
+        out.append(
+            Case(
+                "name recalled",
+                [
+                    *_ask(tell.format(x=name)),
+                    {"role": "assistant", "content": f"Nice to meet you, {name}!"},
+                    *middle,
+                    *_ask(ask),
+                ],
+                None,
+                on,
+                [],
+                (name,),
+            )
+        )
 
-        text = rng.choice(_OUT_OF_REACH).format(q=words.phrase(rng, held=True, most=2), city=words.city(rng, held=True))
+        text = rng.choice(_OUT_OF_REACH).format(
+            q=words.phrase(rng, held=True, most=2), city=words.city(rng, held=True)
+        )
         out.append(Case("beyond me", _ask(text), None, on, [], ("beyond me",)))
         about, wanted = _ABOUT[i % len(_ABOUT)]
         out.append(Case("about glmchat", _ask(about), None, on, [], (wanted,)))
-        out.append(Case("greeting with tools", _ask(_GREETINGS[i % len(_GREETINGS)]), _among(rng, [rng.choice(fresh)], known), on, [], ("hello", "hi", "fine", "nice")))
+        out.append(
+            Case(
+                "greeting with tools",
+                _ask(_GREETINGS[i % len(_GREETINGS)]),
+                _among(rng, [rng.choice(fresh)], known),
+                on,
+                [],
+                ("hello", "hi", "fine", "nice"),
+            )
+        )
     return out

@@ -33,7 +33,8 @@ class MixedOptimizer:
         self._pairs = [(p, p.detach().float().clone()) for p in model.parameters()]
         named = dict(model.named_parameters())
         is_matrix = {
-            id(p): p.ndim >= 2 and not any(s in n for s in ("embed_tokens", "lm_head", "mlp.gate.weight")) for n, p in named.items()
+            id(p): p.ndim >= 2 and not any(s in n for s in ("embed_tokens", "lm_head", "mlp.gate.weight"))
+            for n, p in named.items()
         }
         self._muon = [m for p, m in self._pairs if is_matrix[id(p)]]
         self._momentum = [torch.zeros_like(m) for m in self._muon]

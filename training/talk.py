@@ -243,7 +243,11 @@ _STORIES = {
 
 def _operands(rng: random.Random, op: str) -> tuple[int, int]:
     if op == "*":
-        return (rng.randint(1, 12), rng.randint(1, 12)) if rng.random() < 0.6 else (rng.randint(2, 9), rng.randint(10, 99))
+        return (
+            (rng.randint(1, 12), rng.randint(1, 12))
+            if rng.random() < 0.6
+            else (rng.randint(2, 9), rng.randint(10, 99))
+        )
     roll = rng.random()
     if roll < 0.65:
         return rng.randint(10, 99), rng.randint(10, 99)
@@ -285,7 +289,9 @@ def chinese(rng: random.Random) -> Messages:
     roll = rng.random()
     if roll < 0.15:
         a, b = _operands(rng, "+")
-        ask = rng.choice(("{a}加{b}等于多少？", "{a} + {b} 等于几？", "请计算{a}加{b}。", "{a}+{b}是多少？")).format(a=a, b=b)
+        ask = rng.choice(
+            ("{a}加{b}等于多少？", "{a} + {b} 等于几？", "请计算{a}加{b}。", "{a}+{b}是多少？")
+        ).format(a=a, b=b)
         think, result = worked(a, "+", b)
         return [user(ask), assistant(f"{a} + {b} = {result}", think)]
     if roll < 0.25:
@@ -349,15 +355,30 @@ def _listing(rng: random.Random) -> Messages:
     if rng.random() < 0.5:
         items = [words.phrase(rng, most=2) for _ in range(rng.randint(2, 5))]
         text = ", ".join(items[:-1]) + rng.choice((" and ", ", ")) + items[-1]
-        ask = spin(rng, "{Make a list of|Write a list of|Make a list with|List|Turn this into a list|Make a bullet list of|Put this in a list|Give me a Markdown list of|Format as a list|Bullet points, please}{:|} ") + text
-        return [user(ask), assistant("\n".join(f"- {i}" for i in items), "The user wants a list of the given things.")]
+        ask = (
+            spin(
+                rng,
+                "{Make a list of|Write a list of|Make a list with|List|Turn this into a list|Make a bullet list of|Put this in a list|Give me a Markdown list of|Format as a list|Bullet points, please}{:|} ",
+            )
+            + text
+        )
+        return [
+            user(ask),
+            assistant("\n".join(f"- {i}" for i in items), "The user wants a list of the given things."),
+        ]
     topic = rng.choice(list(TOPICS))
     count = rng.randint(2, 5)
     number = rng.choice((str(count), "zero one two three four five".split()[count]))
-    ask = spin(rng, f"{{List|Name|Give me|Write a list of|Make a list of|Show me a list of|Tell me|I want a list of|Can you list|A list of|Please list|Make me a list of}} {{{number}|{number}|some}} {topic}{{.||, please.|  as a list.}}")
+    ask = spin(
+        rng,
+        f"{{List|Name|Give me|Write a list of|Make a list of|Show me a list of|Tell me|I want a list of|Can you list|A list of|Please list|Make me a list of}} {{{number}|{number}|some}} {topic}{{.||, please.|  as a list.}}",
+    )
     asked_some = " some " in ask
     items = list(TOPICS[topic][0][: 3 if asked_some else count])
-    return [user(sloppy(rng, ask)), assistant("\n".join(f"- {i}" for i in items), f"The user wants a list of {topic}.")]
+    return [
+        user(sloppy(rng, ask)),
+        assistant("\n".join(f"- {i}" for i in items), f"The user wants a list of {topic}."),
+    ]
 
 
 def _table_text(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
@@ -366,12 +387,17 @@ def _table_text(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
 
 
 def _table(rng: random.Random) -> Messages:
-    verb = "{Make|Write|Show me|Give me|Draw|Create|I need|Can you make|Please make|Produce|I want|Build|Print}"
+    verb = (
+        "{Make|Write|Show me|Give me|Draw|Create|I need|Can you make|Please make|Produce|I want|Build|Print}"
+    )
     if rng.random() < 0.3:
         rows = [(words.word(rng), str(rng.randint(1, 99))) for _ in range(rng.randint(2, 4))]
         text = ", ".join(f"{a} {b}" for a, b in rows)
         ask = spin(rng, f"{verb} a {{Markdown |}}table {{of|with|from|for}}{{:|}} ") + text
-        return [user(ask), assistant(_table_text(("Name", "Value"), rows), "The user wants a table of the given things.")]
+        return [
+            user(ask),
+            assistant(_table_text(("Name", "Value"), rows), "The user wants a table of the given things."),
+        ]
     roll = rng.random()
     if roll < 0.75:
         topic = rng.choice(list(TOPICS))
@@ -380,33 +406,64 @@ def _table(rng: random.Random) -> Messages:
         tail = f"{{of|with|about|for}} {{{topic}|{topic}|{{3|three|some|a few}} {topic}}}{{ and their {second}s| and {second}||}}"
     else:
         head, rows_all = rng.choice(list(TOPICS.values()))[1:]
-        tail = rng.choice(("", "", "as an example", "of anything", f"of {words.phrase(rng, most=2)}", f"about {words.phrase(rng, most=2)}"))
+        tail = rng.choice(
+            (
+                "",
+                "",
+                "as an example",
+                "of anything",
+                f"of {words.phrase(rng, most=2)}",
+                f"about {words.phrase(rng, most=2)}",
+            )
+        )
         if tail:
             head, rows_all = TOPICS["fruits"][1:]
         else:
             head, rows_all = TOPICS["fruits"][1:]
-    ask = spin(rng, f"{verb} a {{small |simple |Markdown |little |short ||}}table {tail}").strip() + rng.choice((".", "", " please."))
-    return [user(sloppy(rng, ask)), assistant(_table_text(head, list(rows_all[:3])), "The user wants a table. Header, line, rows.")]
+    ask = spin(
+        rng, f"{verb} a {{small |simple |Markdown |little |short ||}}table {tail}"
+    ).strip() + rng.choice((".", "", " please."))
+    return [
+        user(sloppy(rng, ask)),
+        assistant(_table_text(head, list(rows_all[:3])), "The user wants a table. Header, line, rows."),
+    ]
 
 
 def _code(rng: random.Random) -> Messages:
-    verb = "{Write|Show me|Give me|Create|Make|I need|Can you write|Please write|Code|Could you write|Write me}"
+    verb = (
+        "{Write|Show me|Give me|Create|Make|I need|Can you write|Please write|Code|Could you write|Write me}"
+    )
     what, body = rng.choice(list(CODE.items()))
     roll = rng.random()
     if roll < 0.7:
-        ask = spin(rng, f"{verb} a {{Python |small |short ||simple }}{{function|program|script|piece of code|function in Python}} that {what}{{.||, please.}}")
+        ask = spin(
+            rng,
+            f"{verb} a {{Python |small |short ||simple }}{{function|program|script|piece of code|function in Python}} that {what}{{.||, please.}}",
+        )
         before = f"A function that {what}:"
     elif roll < 0.85:
-        ask = spin(rng, f"{verb} {{some code|some Python|Python code|an example of code|a code example|a bit of Python|a code block|a Python example|a snippet}}{{.||, please.}}")
+        ask = spin(
+            rng,
+            f"{verb} {{some code|some Python|Python code|an example of code|a code example|a bit of Python|a code block|a Python example|a snippet}}{{.||, please.}}",
+        )
         what, body = "adds two numbers", CODE["adds two numbers"]
         before = "Here is some Python:"
     else:
         thing = words.phrase(rng, most=2).lower()
         fname = re.sub(r"\W+", "_", thing)
-        ask = spin(rng, f"{verb} a {{Python |}}{{function|program|script}} {{for|called|named|about}} ") + thing + "."
+        ask = (
+            spin(rng, f"{verb} a {{Python |}}{{function|program|script}} {{for|called|named|about}} ")
+            + thing
+            + "."
+        )
         body = f'def {fname}():\n    print("{thing}")'
         before = "A first sketch; a real model would do better:"
-    return [user(sloppy(rng, ask)), assistant(f"{before}\n\n```python\n{body}\n```", "The user wants code. I write it in a fenced block.")]
+    return [
+        user(sloppy(rng, ask)),
+        assistant(
+            f"{before}\n\n```python\n{body}\n```", "The user wants code. I write it in a fenced block."
+        ),
+    ]
 
 
 def markdown(rng: random.Random) -> Messages:
@@ -454,7 +511,10 @@ def memory(rng: random.Random) -> Messages:
     recall = assistant(_RECALL[key].replace("X", value), f"The user told me: {value}.")
     if rng.random() < 0.12:
         return [user(f"{told} {spin(rng, ask)}"), recall]
-    out: Messages = [user(told), assistant(_ACK[key].replace("X", value), f"The user tells me a {key}: {value}. I keep it in mind.")]
+    out: Messages = [
+        user(told),
+        assistant(_ACK[key].replace("X", value), f"The user tells me a {key}: {value}. I keep it in mind."),
+    ]
     for _ in range(rng.choice((0, 0, 1, 1, 2))):
         out += rng.choice((small_talk, arithmetic, about_glmchat, small_talk))(rng)
     return [*out, user(question), recall]
@@ -471,11 +531,19 @@ def echo(rng: random.Random) -> Messages:
         text = words.expression(rng)
     else:
         text = f"{words.name(rng)} {rng.choice(('likes', 'sees', 'has', 'wants'))} {words.phrase(rng, most=3)} in {words.city(rng)}"
-    ask = spin(rng, "{Repeat after me|Say|Repeat|Please say|Copy this|Echo|Say exactly|Write|Repeat this|Please repeat|Say this back|Print}{: |: | }") + text
+    ask = (
+        spin(
+            rng,
+            "{Repeat after me|Say|Repeat|Please say|Copy this|Echo|Say exactly|Write|Repeat this|Please repeat|Say this back|Print}{: |: | }",
+        )
+        + text
+    )
     return [user(ask), assistant(text, "I repeat what the user said.")]
 
 
-_SUBJECTS = "the team|our office|the project|my neighbour|the company|the school|the river|the city|a farmer|the new server|the model|this paper|the report|the library|a student".split("|")
+_SUBJECTS = "the team|our office|the project|my neighbour|the company|the school|the river|the city|a farmer|the new server|the model|this paper|the report|the library|a student".split(
+    "|"
+)
 _VERBS = "needs|shows|found|moves|opens|lost|builds|plans|wants|sells|reads|has|explains|likes".split("|")
 
 
@@ -491,8 +559,14 @@ def summary(rng: random.Random) -> Messages:
     """`cat notes.txt | glmchat "summarise"`: the demo gives the first sentence and says so."""
     body = [sentence(rng) for _ in range(rng.randint(2, 5) if rng.random() < 0.85 else rng.randint(6, 25))]
     text = rng.choice((" ", "\n", "\n\n")).join(body)
-    ask = spin(rng, "{summarise|summarize|Summarise this.|Summarize this text.|Give me a summary.|Sum this up.|summary|TL;DR|What is this about?|Please summarise the text.|Shorten this.|In one sentence, please.|summarise in one line}")
-    return [user(f"{text}\n\n{ask}"), assistant(f"In short: {body[0]}", "A text and the wish for a summary. The first sentence says most.")]
+    ask = spin(
+        rng,
+        "{summarise|summarize|Summarise this.|Summarize this text.|Give me a summary.|Sum this up.|summary|TL;DR|What is this about?|Please summarise the text.|Shorten this.|In one sentence, please.|summarise in one line}",
+    )
+    return [
+        user(f"{text}\n\n{ask}"),
+        assistant(f"In short: {body[0]}", "A text and the wish for a summary. The first sentence says most."),
+    ]
 
 
 # --- beyond me ------------------------------------------------------------------------------------------

@@ -39,11 +39,16 @@ class Ask:
         return str(next(iter(self.arguments.values()), self.tool))
 
 
-def declare(name: str, description: str, properties: dict[str, Any], required: list[str] | None = None) -> dict[str, Any]:
+def declare(
+    name: str, description: str, properties: dict[str, Any], required: list[str] | None = None
+) -> dict[str, Any]:
     parameters: dict[str, Any] = {"type": "object", "properties": properties}
     if required:
         parameters["required"] = required
-    return {"type": "function", "function": {"name": name, "description": description, "parameters": parameters}}
+    return {
+        "type": "function",
+        "function": {"name": name, "description": description, "parameters": parameters},
+    }
 
 
 def _described(rng: random.Random, kind: str, text: str) -> dict[str, Any]:
@@ -91,56 +96,100 @@ _SKY = "sunny|cloudy|rain|snow|fog|wind|clear|storm|overcast|light rain".split("
 
 def _weather(rng: random.Random, city: str | None = None) -> Ask:
     city = city or words.city(rng)
-    text = spin(rng, "{What is the weather in X|How is the weather in X|What's the weather like in X|Weather in X|weather X|Tell me the weather in X|Is it raining in X|Is it cold in X|Will it rain in X|Is it sunny in X|What is the weather in X today|Get the weather for X|How warm is it in X|Check the weather in X|Show me the weather of X|Do I need an umbrella in X|I am going to X, how is the weather|What is the temperature in X|How hot is it in X now|Please look up the weather for X|Give me the weather report for X}?").replace("X", city)
+    text = spin(
+        rng,
+        "{What is the weather in X|How is the weather in X|What's the weather like in X|Weather in X|weather X|Tell me the weather in X|Is it raining in X|Is it cold in X|Will it rain in X|Is it sunny in X|What is the weather in X today|Get the weather for X|How warm is it in X|Check the weather in X|Show me the weather of X|Do I need an umbrella in X|I am going to X, how is the weather|What is the temperature in X|How hot is it in X now|Please look up the weather for X|Give me the weather report for X}?",
+    ).replace("X", city)
     sky, degrees = rng.choice(_SKY), rng.randint(-15, 40)
-    result = rng.choice((f"{degrees}°C, {sky}", f"{sky}, {degrees}°C", f"{degrees} degrees and {sky}", json.dumps({"temp": degrees, "sky": sky}), json.dumps({"city": city, "temperature": degrees, "condition": sky})))
+    result = rng.choice(
+        (
+            f"{degrees}°C, {sky}",
+            f"{sky}, {degrees}°C",
+            f"{degrees} degrees and {sky}",
+            json.dumps({"temp": degrees, "sky": sky}),
+            json.dumps({"city": city, "temperature": degrees, "condition": sky}),
+        )
+    )
     return Ask(text, "get_weather", {"city": city}, result, f"The weather in {city}: {flat(result)}.")
 
 
 def _calculate(rng: random.Random) -> Ask:
     expression = words.expression(rng)
-    text = spin(rng, "{Calculate X|What is X|Compute X|How much is X|Work out X|Evaluate X|X|X = ?|Please calculate X|What's X|Can you compute X|Tell me the result of X|I need the value of X|Use the calculator for X|Solve X}").replace("X", expression)
+    text = spin(
+        rng,
+        "{Calculate X|What is X|Compute X|How much is X|Work out X|Evaluate X|X|X = ?|Please calculate X|What's X|Can you compute X|Tell me the result of X|I need the value of X|Use the calculator for X|Solve X}",
+    ).replace("X", expression)
     result = str(rng.choice((rng.randint(-500, 99999), round(rng.random() * 1000, 2))))
     return Ask(text, "calculate", {"expression": expression}, result, f"{expression} = {result}")
 
 
 def _read(rng: random.Random) -> Ask:
     path = words.path(rng)
-    text = spin(rng, "{Read X|Show me X|Open X|What is in X|What does X say|Read the file X|cat X|Print X|Show the contents of X|Display X|Please read X|Look into X|Open the file X|Tell me what X contains|Have a look at X|What's inside X|Load X|Can you read X for me}").replace("X", path)
+    text = spin(
+        rng,
+        "{Read X|Show me X|Open X|What is in X|What does X say|Read the file X|cat X|Print X|Show the contents of X|Display X|Please read X|Look into X|Open the file X|Tell me what X contains|Have a look at X|What's inside X|Load X|Can you read X for me}",
+    ).replace("X", path)
     body = talk.sentence(rng) if rng.random() < 0.8 else words.phrase(rng, most=6)
     return Ask(text, "read_file", {"path": path}, body, f"{path} says: {body}")
 
 
 def _time(rng: random.Random) -> Ask:
-    text = spin(rng, "{What time is it|What is the time|Tell me the time|Time, please|What's the time now|Do you know the time|What is the current time|What time is it now|How late is it|What is the date|What day is it today|Which day is it|Give me the current time|Is it late|Can you tell me the time}?")
+    text = spin(
+        rng,
+        "{What time is it|What is the time|Tell me the time|Time, please|What's the time now|Do you know the time|What is the current time|What time is it now|How late is it|What is the date|What day is it today|Which day is it|Give me the current time|Is it late|Can you tell me the time}?",
+    )
     clock = f"{rng.randint(0, 23):02d}:{rng.randint(0, 59):02d}"
-    result = rng.choice((clock, f"2026-{rng.randint(1, 12):02d}-{rng.randint(1, 28):02d} {clock}", json.dumps({"time": clock})))
+    result = rng.choice(
+        (
+            clock,
+            f"2026-{rng.randint(1, 12):02d}-{rng.randint(1, 28):02d} {clock}",
+            json.dumps({"time": clock}),
+        )
+    )
     return Ask(text, "current_time", {}, result, f"It is {flat(result)}.")
 
 
 def _timer(rng: random.Random) -> Ask:
     minutes = rng.choice((rng.randint(1, 60), rng.randint(1, 60), rng.randint(61, 999)))
     if rng.random() < 0.3:
-        text = spin(rng, "{Set a timer for N minutes|Timer N minutes|Start a N minute timer|Wake me in N minutes|N minute timer please|Set the timer to N minutes|Count down N minutes|I need a timer of N minutes}").replace("N", str(minutes))
+        text = spin(
+            rng,
+            "{Set a timer for N minutes|Timer N minutes|Start a N minute timer|Wake me in N minutes|N minute timer please|Set the timer to N minutes|Count down N minutes|I need a timer of N minutes}",
+        ).replace("N", str(minutes))
         arguments: Arguments = {"minutes": minutes}
         told = f"The timer is set: {minutes} minutes."
     else:
         label = words.label(rng)
-        text = spin(rng, "{Set a timer for N minutes for X|Set a N minute timer for X|Start a timer of N minutes called X|Timer for X, N minutes|Remind me of X in N minutes|Set a timer, N minutes, label X|Set a timer named X for N minutes|In N minutes, remind me: X|N minutes for X please|Set a N minute X timer|Set an X timer for N minutes|Start a N minute timer with the label X|I need a N minute timer for the X|Give me N minutes for X}").replace("N", str(minutes)).replace("X", label)
+        text = (
+            spin(
+                rng,
+                "{Set a timer for N minutes for X|Set a N minute timer for X|Start a timer of N minutes called X|Timer for X, N minutes|Remind me of X in N minutes|Set a timer, N minutes, label X|Set a timer named X for N minutes|In N minutes, remind me: X|N minutes for X please|Set a N minute X timer|Set an X timer for N minutes|Start a N minute timer with the label X|I need a N minute timer for the X|Give me N minutes for X}",
+            )
+            .replace("N", str(minutes))
+            .replace("X", label)
+        )
         arguments = {"minutes": minutes, "label": label}
         told = f"The timer is set: {minutes} minutes for {label}."
-    return Ask(text, "set_timer", arguments, rng.choice(("ok", "Timer set.", "done", '{"status": "set"}')), told)
+    return Ask(
+        text, "set_timer", arguments, rng.choice(("ok", "Timer set.", "done", '{"status": "set"}')), told
+    )
 
 
 def _search(rng: random.Random) -> Ask:
     query = words.phrase(rng)
     arguments: Arguments = {"query": query}
     if rng.random() < 0.55:
-        text = spin(rng, "{Search the web for X|Search for X|Look up X|Find X on the web|Google X|Search X|Do a web search for X|Look for X online|Please search for X|Can you search the web for X|Find pages about X|Search the internet for X|What does the web say about X|I want to find X on the web}")
+        text = spin(
+            rng,
+            "{Search the web for X|Search for X|Look up X|Find X on the web|Google X|Search X|Do a web search for X|Look for X online|Please search for X|Can you search the web for X|Find pages about X|Search the internet for X|What does the web say about X|I want to find X on the web}",
+        )
     else:
         limit = rng.randint(1, 20)
         arguments["limit"] = limit
-        text = spin(rng, "{Search the web for X, N results|Find N results for X|Search for X and give me N results|Give me N pages about X|Look up X, at most N results|Search X with limit N|Find me N links about X|Show N results for X|Search the web for X, limit N|Top N results for X|I want N results about X|Search for N pages on X}").replace("N", str(limit))
+        text = spin(
+            rng,
+            "{Search the web for X, N results|Find N results for X|Search for X and give me N results|Give me N pages about X|Look up X, at most N results|Search X with limit N|Find me N links about X|Show N results for X|Search the web for X, limit N|Top N results for X|I want N results about X|Search for N pages on X}",
+        ).replace("N", str(limit))
     result = "\n".join(f"{i + 1}. {words.phrase(rng, most=3)}" for i in range(rng.randint(1, 3)))
     return Ask(text.replace("X", query), "search_web", arguments, result, f"I found:\n\n{result}")
 
@@ -186,7 +235,9 @@ def _parameter(rng: random.Random, taken: set[str]) -> Slot:
             name = f"{rng.choice(words.NOUNS)}_{rng.choice(_PLAIN_PARAMETERS)}"
         if name not in taken:
             taken.add(name)
-            return Slot(name, rng.choice(("string", "string", "string", "integer", "integer", "number", "boolean")))
+            return Slot(
+                name, rng.choice(("string", "string", "string", "integer", "integer", "number", "boolean"))
+            )
 
 
 def _value(rng: random.Random, slot: Slot) -> Any:
@@ -204,15 +255,40 @@ def _clause(rng: random.Random, slot: Slot, value: Any) -> str:
     """How a question mentions one named parameter."""
     name = slot.spoken if rng.random() < 0.8 else slot.name
     if slot.kind == "boolean":
-        return rng.choice((f"with {name}" if value else f"without {name}", f"{name} {'on' if value else 'off'}", f"{name} {'true' if value else 'false'}"))
-    forms = [f"with {name} {value}", f"{name} {value}", f"{name}: {value}", f"{name} is {value}", f"using {value} as {name}", f"with {value} as the {name}", f"the {name} is {value}", f"{name} = {value}", f"and {name} {value}", f"set {name} to {value}"]
+        return rng.choice(
+            (
+                f"with {name}" if value else f"without {name}",
+                f"{name} {'on' if value else 'off'}",
+                f"{name} {'true' if value else 'false'}",
+            )
+        )
+    forms = [
+        f"with {name} {value}",
+        f"{name} {value}",
+        f"{name}: {value}",
+        f"{name} is {value}",
+        f"using {value} as {name}",
+        f"with {value} as the {name}",
+        f"the {name} is {value}",
+        f"{name} = {value}",
+        f"and {name} {value}",
+        f"set {name} to {value}",
+    ]
     if slot.kind == "integer":
         forms += [f"{value} {name}", f"for {value} {name}", f"with {value} {name}"]
     return rng.choice(forms)
 
 
 def _describe(rng: random.Random, verb: str, noun: str) -> str:
-    text = spin(rng, "{V a N|V the N|Vs a N|Use this to v a N|V some N|Can v the N|Vs the given N|Tool to v a N|V one N}").replace("V", verb.capitalize()).replace(" v ", f" {verb} ").replace("N", noun)
+    text = (
+        spin(
+            rng,
+            "{V a N|V the N|Vs a N|Use this to v a N|V some N|Can v the N|Vs the given N|Tool to v a N|V one N}",
+        )
+        .replace("V", verb.capitalize())
+        .replace(" v ", f" {verb} ")
+        .replace("N", noun)
+    )
     return text + rng.choice((".", "", f" {rng.choice(('for', 'in', 'with', 'by'))} {words.word(rng)}."))
 
 
@@ -233,14 +309,40 @@ class MadeUp:
     def ask(self, rng: random.Random) -> Ask:
         arguments: Arguments = {}
         bare = rng.random() < 0.45
-        head = spin(rng, "{V the N|V a N|v N|Please v the N|Can you v the N|I want to v a N|V my N|Could you v the N|V N|Let us v the N|I need you to v the N|v the N now|Help me v a N}").replace("V", self.verb.capitalize()).replace("v ", f"{self.verb} ").replace("N", self.noun)
+        head = (
+            spin(
+                rng,
+                "{V the N|V a N|v N|Please v the N|Can you v the N|I want to v a N|V my N|Could you v the N|V N|Let us v the N|I need you to v the N|v the N now|Help me v a N}",
+            )
+            .replace("V", self.verb.capitalize())
+            .replace("v ", f"{self.verb} ")
+            .replace("N", self.noun)
+        )
         if bare and "a " + self.noun not in head:
             head = head.replace(f" the {self.noun}", f" {self.noun}") if rng.random() < 0.3 else head
         clauses = []
         for i, slot in enumerate([*self.required, *(s for s in self.optional if rng.random() < 0.4)]):
             value = _value(rng, slot)
             if i == 0 and bare and slot.kind != "boolean":
-                clauses.append(rng.choice(("", "for ", "to ", "in ", "called ", "of ", "about ", "on ", "at ", "from ", "with ", "by ")) + str(value))
+                clauses.append(
+                    rng.choice(
+                        (
+                            "",
+                            "for ",
+                            "to ",
+                            "in ",
+                            "called ",
+                            "of ",
+                            "about ",
+                            "on ",
+                            "at ",
+                            "from ",
+                            "with ",
+                            "by ",
+                        )
+                    )
+                    + str(value)
+                )
             else:
                 clauses.append(_clause(rng, slot, value))
             arguments[slot.name] = value
@@ -252,8 +354,20 @@ class MadeUp:
         for i, clause in enumerate(clauses):
             joint = " " if i == 0 else rng.choice((" ", ", ", " and ", ", "))
             text += joint + (clause.removeprefix("and ") if i == 0 or "and" in joint else clause)
-        ordered = {k: arguments[k] for k in self.declaration["function"]["parameters"]["properties"] if k in arguments}
-        result = rng.choice(_REPLIES) if rng.random() < 0.4 else (talk.sentence(rng) if rng.random() < 0.5 else json.dumps({words.word(rng): rng.choice((words.integer(rng), words.word(rng)))}))
+        ordered = {
+            k: arguments[k]
+            for k in self.declaration["function"]["parameters"]["properties"]
+            if k in arguments
+        }
+        result = (
+            rng.choice(_REPLIES)
+            if rng.random() < 0.4
+            else (
+                talk.sentence(rng)
+                if rng.random() < 0.5
+                else json.dumps({words.word(rng): rng.choice((words.integer(rng), words.word(rng)))})
+            )
+        )
         return Ask(text, self.name, ordered, result, f"Done: {flat(result)}")
 
 
@@ -278,7 +392,18 @@ def made_up(rng: random.Random, *, near: MadeUp | None = None) -> MadeUp:
     required = [s for s in slots if s not in optional]
     properties: dict[str, Any] = {}
     for slot in slots:
-        properties[slot.name] = _described(rng, slot.kind, rng.choice((f"The {slot.spoken}", f"{slot.spoken} of the {noun}", slot.spoken.capitalize(), f"Which {slot.spoken}")))
+        properties[slot.name] = _described(
+            rng,
+            slot.kind,
+            rng.choice(
+                (
+                    f"The {slot.spoken}",
+                    f"{slot.spoken} of the {noun}",
+                    slot.spoken.capitalize(),
+                    f"Which {slot.spoken}",
+                )
+            ),
+        )
     declaration = declare(name, _describe(rng, verb, noun), properties, [s.name for s in required])
     if verb in name and rng.random() < 0.12:
         declaration["function"].pop("description")
@@ -309,7 +434,14 @@ def _calls(asks: list[Ask]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-_FAULTS = ("Error: not found", "Error: timeout", "Error: permission denied", "Error: no network", "Error: {}", "Error: unknown {}")
+_FAULTS = (
+    "Error: not found",
+    "Error: timeout",
+    "Error: permission denied",
+    "Error: no network",
+    "Error: {}",
+    "Error: unknown {}",
+)
 _REFUSALS = (NOT_RUN, NOT_RUN, "Not run: the user declined.", "Not run.", "Not run: declined by the user")
 
 
@@ -331,7 +463,9 @@ def _exchange(rng: random.Random, text: str, asks: list[Ask]) -> Messages:
     else:
         results = [a.result for a in asks]
         think = "The tool answered. I tell the user."
-        answer = asks[0].told if len(asks) == 1 else "\n".join(f"- {a.subject}: {flat(a.result)}" for a in asks)
+        answer = (
+            asks[0].told if len(asks) == 1 else "\n".join(f"- {a.subject}: {flat(a.result)}" for a in asks)
+        )
     out += [{"role": "tool", "content": r} for r in results]
     return [*out, assistant(answer, think)]
 
@@ -341,7 +475,12 @@ def _joined(rng: random.Random, asks: list[Ask]) -> str:
     second = asks[1].text.rstrip("?.")
     if not second.split(" ")[0].isupper():
         second = second[0].lower() + second[1:]
-    return first + rng.choice((" and ", ", and ", ". Then ", " and then ", ", then ", "; ", " and also ", ". Also ")) + second + rng.choice(("", ".", "?"))
+    return (
+        first
+        + rng.choice((" and ", ", and ", ". Then ", " and then ", ", then ", "; ", " and also ", ". Also "))
+        + second
+        + rng.choice(("", ".", "?"))
+    )
 
 
 def _pair(rng: random.Random, tool: str) -> tuple[str, list[Ask]]:
@@ -349,16 +488,24 @@ def _pair(rng: random.Random, tool: str) -> tuple[str, list[Ask]]:
     one, two = ASKS[tool](rng), ASKS[tool](rng)
     if tool == "get_weather":
         a, b = one.arguments["city"], two.arguments["city"]
-        text = spin(rng, "{What is the weather in A and B|Weather in A and in B|How is the weather in A and in B|Compare the weather of A and B|Is it warmer in A or in B|Tell me the weather for A and for B|weather A, B|What's the weather in A and what's it in B|Get the weather for both A and B}?")
+        text = spin(
+            rng,
+            "{What is the weather in A and B|Weather in A and in B|How is the weather in A and in B|Compare the weather of A and B|Is it warmer in A or in B|Tell me the weather for A and for B|weather A, B|What's the weather in A and what's it in B|Get the weather for both A and B}?",
+        )
         return text.replace("A", "\0").replace("B", b).replace("\0", a), [one, two]
     if tool == "read_file":
         a, b = one.arguments["path"], two.arguments["path"]
-        text = spin(rng, "{Read A and B|Show me A and B|Open both A and B|What is in A and in B|Compare A with B|Read the files A and B|cat A B}")
+        text = spin(
+            rng,
+            "{Read A and B|Show me A and B|Open both A and B|What is in A and in B|Compare A with B|Read the files A and B|cat A B}",
+        )
         return text.replace("A", "\0").replace("B", b).replace("\0", a), [one, two]
     return _joined(rng, [one, two]), [one, two]
 
 
-def _declared(rng: random.Random, needed: list[dict[str, Any]], near: MadeUp | None = None) -> list[dict[str, Any]]:
+def _declared(
+    rng: random.Random, needed: list[dict[str, Any]], near: MadeUp | None = None
+) -> list[dict[str, Any]]:
     """The needed declarations among up to four others, in any order."""
     names = {t["function"]["name"] for t in needed}
     tools = list(needed)
@@ -381,10 +528,19 @@ def tool_use(rng: random.Random) -> tuple[Messages, list[dict[str, Any]]]:
         ask = ASKS[rng.choice(list(ASKS))](rng)
         tools = _declared(rng, [KNOWN[ask.tool](rng)])
         out = _exchange(rng, sloppy(rng, ask.text), [ask])
-        if ask.tool == "get_weather" and out[-1]["role"] == "assistant" and not out[-1].get("tool_calls") and rng.random() < 0.4:
+        if (
+            ask.tool == "get_weather"
+            and out[-1]["role"] == "assistant"
+            and not out[-1].get("tool_calls")
+            and rng.random() < 0.4
+        ):
             more = _weather(rng)
             city = more.arguments["city"]
-            out += _exchange(rng, spin(rng, "{And in X|What about X|And X|How about X|And in X today}?").replace("X", city), [more])
+            out += _exchange(
+                rng,
+                spin(rng, "{And in X|What about X|And X|How about X|And in X today}?").replace("X", city),
+                [more],
+            )
         return out, tools
     if roll < 0.74:  # one made-up tool
         tool = made_up(rng)
@@ -414,5 +570,7 @@ def tool_use(rng: random.Random) -> tuple[Messages, list[dict[str, Any]]]:
     wanted = rng.choice(list(ASKS))
     tools = [t for t in _declared(rng, []) if t["function"]["name"] != wanted] or [made_up(rng).declaration]
     if wanted == "calculate":
-        return talk.arithmetic(rng), tools if all(t["function"]["name"] != "calculate" for t in tools) else [made_up(rng).declaration]
+        return talk.arithmetic(rng), tools if all(t["function"]["name"] != "calculate" for t in tools) else [
+            made_up(rng).declaration
+        ]
     return [user(ASKS[wanted](rng).text), assistant(NO_TOOL, "No declared tool does this. I say so.")], tools

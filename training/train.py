@@ -25,44 +25,78 @@ from .tokenizer import EOS, NOT_SPECIAL, SPECIAL, save_tokenizer, train_tokenize
 ROOT = Path(__file__).resolve().parent.parent
 VOCABULARY = 2048
 CONTEXT = 4096
-SHAPE = dict(
-    hidden_size=256,
-    num_hidden_layers=5,
-    num_attention_heads=6,
-    num_key_value_heads=3,
-    head_dim=64,
-    intermediate_size=768,
-    moe_intermediate_size=128,
-    n_routed_experts=8,
-    num_experts_per_tok=2,
-    n_shared_experts=1,
-    first_k_dense_replace=1,
-    use_qk_norm=True,
-    partial_rotary_factor=0.5,
-    rope_parameters={"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5},
-    num_mtp_layers=0,
-)
+THETA = 10000.0
+SHAPE = {
+    "hidden_size": 256,
+    "num_hidden_layers": 5,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 3,
+    "head_dim": 64,
+    "intermediate_size": 768,
+    "moe_intermediate_size": 128,
+    "n_routed_experts": 8,
+    "num_experts_per_tok": 2,
+    "n_shared_experts": 1,
+    "first_k_dense_replace": 1,
+    "attention_bias": True,
+    "use_qk_norm": True,
+    "partial_rotary_factor": 0.5,
+    "rope_parameters": {"rope_type": "default", "rope_theta": THETA, "partial_rotary_factor": 0.5},
+    "num_mtp_layers": 0,
+}
 
 
 def build_tokenizer(seed: int) -> Tokenizer:
     rng = random.Random(seed)
     control = re.compile("|".join(re.escape(t) for t in SPECIAL + NOT_SPECIAL))
-    return train_tokenizer((control.sub("\n", as_text(dialogue(rng))) for _ in range(20_000)), size=VOCABULARY)
+    return train_tokenizer(
+        (control.sub("\n", as_text(dialogue(rng))) for _ in range(20_000)), size=VOCABULARY
+    )
 
 
 def build_model(tokenizer: Tokenizer) -> Glm4MoeForCausalLM:
     eos = [tokenizer.token_to_id(t) for t in EOS]
     config = Glm4MoeConfig(
-        vocab_size=tokenizer.get_vocab_size(), max_position_embeddings=CONTEXT, eos_token_id=eos, pad_token_id=eos[0], dtype="bfloat16", **SHAPE
+        vocab_size=tokenizer.get_vocab_size(),
+        max_position_embeddings=CONTEXT,
+        eos_token_id=eos,
+        pad_token_id=eos[0],
+        dtype="bfloat16",
+        **SHAPE,
     )
     model = Glm4MoeForCausalLM(config)
     with torch.no_grad():  # untied as in GLM-4.5, but born equal: copying a token then needs nothing new
         model.lm_head.weight.copy_(model.model.embed_tokens.weight)
-    biases = [layer.mlp.gate.e_score_correction_bias for layer in model.model.layers if hasattr(layer.mlp, "gate")]
+        for layer, group, distance in ((0, 0, 1), (0, 1, 2), (1, 0, 1)):
+            look_back(model, layer, group, distance)
+    biases = [
+        layer.mlp.gate.e_score_correction_bias for layer in model.model.layers if hasattr(layer.mlp, "gate")
+    ]
     model.bfloat16()
     for bias in biases:
         bias.data = bias.data.float()
     return model
+
+
+def look_back(model: Glm4MoeForCausalLM, layer: int, group: int, distance: int, *, pairs: int = 4) -> None:
+    """Let the heads of one key group attend, from the start, to the token `distance` places back.
+
+    Copying needs such heads and takes long to find them. Keys get a bias in the `pairs` fastest rotary
+    pairs, queries the same turned by `distance` steps, so that their product peaks there.
+    """
+    attention = model.model.layers[layer].self_attn
+    size = SHAPE["head_dim"]
+    half = int(size * SHAPE["partial_rotary_factor"]) // 2
+    angles = THETA ** (-torch.arange(pairs) / half) * distance
+    heads = SHAPE["num_attention_heads"] // SHAPE["num_key_value_heads"]
+    for head in range(group * heads, (group + 1) * heads):
+        at = head * size
+        attention.q_proj.bias[at : at + pairs] = 4 * torch.cos(angles)
+        attention.q_proj.bias[at + half : at + half + pairs] = -4 * torch.sin(angles)
+    attention.k_proj.bias[group * size : group * size + pairs] = 4.0
+    for norm in (attention.q_norm, attention.k_norm):
+        norm.weight[:pairs] = 1.6
+        norm.weight[half : half + pairs] = 1.6
 
 
 class Balancer:
@@ -74,7 +108,11 @@ class Balancer:
         self._gates = [layer.mlp.gate for layer in model.model.layers if hasattr(layer.mlp, "gate")]
         self._loads: dict[int, torch.Tensor] = {}
         for i, gate in enumerate(self._gates):
-            gate.register_forward_hook(lambda _m, _in, out, i=i: self._loads.__setitem__(i, torch.bincount(out[2].flatten(), minlength=SHAPE["n_routed_experts"]).float()))
+            gate.register_forward_hook(
+                lambda _m, _in, out, i=i: self._loads.__setitem__(
+                    i, torch.bincount(out[2].flatten(), minlength=SHAPE["n_routed_experts"]).float()
+                )
+            )
 
     def step(self) -> None:
         for i, gate in enumerate(self._gates):
@@ -101,7 +139,9 @@ def save(model: Glm4MoeForCausalLM, tokenizer: Tokenizer, folder: Path) -> None:
     """Writes the checkpoint as transformers would load GLM-4.5-Air."""
     template = (ROOT / "templates" / "glm-4.5.jinja").read_text(encoding="utf-8")
     save_tokenizer(tokenizer, folder, template)
-    model.generation_config.update(eos_token_id=model.config.eos_token_id, pad_token_id=model.config.pad_token_id)
+    model.generation_config.update(
+        eos_token_id=model.config.eos_token_id, pad_token_id=model.config.pad_token_id
+    )
     model.generation_config.do_sample = False
     model.save_pretrained(folder)
     generation = json.loads((folder / "generation_config.json").read_text())
@@ -111,10 +151,13 @@ def save(model: Glm4MoeForCausalLM, tokenizer: Tokenizer, folder: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=ROOT / "glmchat" / "demo")
-    parser.add_argument("--steps", type=int, default=6000)
+    parser.add_argument("--steps", type=int, default=4400)
+    parser.add_argument(
+        "--drill-steps", type=int, default=300, help="steps of copying drills before any talk"
+    )
     parser.add_argument("--batch", type=int, default=4096, help="tokens in a batch")
-    parser.add_argument("--muon-lr", type=float, default=0.012)
-    parser.add_argument("--adam-lr", type=float, default=0.003)
+    parser.add_argument("--muon-lr", type=float, default=0.02)
+    parser.add_argument("--adam-lr", type=float, default=0.006)
     parser.add_argument("--seed", type=int, default=45)
     parser.add_argument("--save-every", type=int, default=500)
     args = parser.parse_args()
@@ -125,15 +168,22 @@ def main() -> None:
     model = build_model(tokenizer)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model.to(device).train()
-    print(f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, vocabulary {tokenizer.get_vocab_size()}, {device}", flush=True)
+    print(
+        f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, vocabulary {tokenizer.get_vocab_size()}, {device}",
+        flush=True,
+    )
     optimizer = MixedOptimizer(model, muon_lr=args.muon_lr, adam_lr=args.adam_lr)
     balancer = Balancer(model)
 
     step, seen, began, smooth = 0, 0, time.monotonic(), 0.0
     while step < args.steps:
-        early = step / args.steps < 0.08
-        longest = min(40, 8 + step // 12)  # copying arises from short spans; then they may grow
-        for ids, weights in examples.batches(args.batch, drill_share=0.75 if early else 0.15, longest=longest):
+        # Copying arises first, from short spans alone; then they grow, and the talk begins.
+        batches = (
+            examples.drills(args.batch, step, args.drill_steps)
+            if step < args.drill_steps
+            else examples.talks(args.batch)
+        )
+        for ids, weights in batches:
             ids, weights = ids.to(device), weights.to(device)
             loss = loss_of(model, ids, weights)
             loss.backward()
@@ -145,7 +195,10 @@ def main() -> None:
             step += 1
             if step % 50 == 0:
                 rate = seen / (time.monotonic() - began)
-                print(f"step {step}/{args.steps}  loss {smooth:.4f}  {rate:.0f} tokens/s  {(time.monotonic() - began) / 60:.1f} min", flush=True)
+                print(
+                    f"step {step}/{args.steps}  loss {smooth:.4f}  {rate:.0f} tokens/s  {(time.monotonic() - began) / 60:.1f} min",
+                    flush=True,
+                )
             if step % args.save_every == 0 and step < args.steps:
                 save(model, tokenizer, args.out)
             if step >= args.steps:

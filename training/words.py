@@ -16,7 +16,16 @@ Durban Pretoria Dubai Doha Riyadh Baghdad Tehran Kabul Karachi Lahore Delhi Mumb
 Bangkok Hanoi Manila Jakarta Singapore Taipei Beijing Shanghai Shenzhen Wuhan Chengdu Tokyo Kyoto Nagoya Sapporo Seoul
 Busan Sydney Perth Brisbane Adelaide Auckland Boston Chicago Denver Dallas Houston Austin Miami Atlanta Detroit Seattle
 Portland Phoenix Toronto Montreal Ottawa Calgary Havana Panama Bogota Quito Lima Santiago Caracas Recife Salvador""".split()
-CITIES += ["New York", "Los Angeles", "San Diego", "Hong Kong", "Buenos Aires", "Cape Town", "Tel Aviv", "Kuala Lumpur"]
+CITIES += [
+    "New York",
+    "Los Angeles",
+    "San Diego",
+    "Hong Kong",
+    "Buenos Aires",
+    "Cape Town",
+    "Tel Aviv",
+    "Kuala Lumpur",
+]
 HELD_CITIES = """Oslo Stockholm Copenhagen Brussels Amsterdam Glasgow Edinburgh Marseille Palermo Reykjavik Bergen Nairobi
 Marrakesh Osaka Fukuoka Melbourne Wellington Vancouver Winnipeg Philadelphia Baltimore Cleveland Bristol Nottingham
 Stuttgart Salzburg Innsbruck Granada Malaga Tbilisi""".split()
@@ -55,30 +64,36 @@ HELD_WORDS = """quantum volcano penguin bicycle orchestra lighthouse cinnamon hu
 saxophone avalanche porcelain trampoline chandelier marathon blueberry sapphire glacier architecture renaissance
 photosynthesis espresso labyrinth origami tapestry blizzard cathedral parachute submarine meteorite knitting
 astronomy ballet chess mushroom pottery ukulele waterfall""".split()
-HELD_ADJECTIVES = "purple crimson gigantic wooden electric magnetic tropical medieval""".split()
+HELD_ADJECTIVES = "purple crimson gigantic wooden electric magnetic tropical medieval".split()
 
 LABELS = """tea eggs pasta rice break laundry oven pizza bread nap workout meeting call cake coffee lunch dinner study
 reading stretch homework chicken soup dishes cookies plants walk run yoga shower parking bus cleaning music dough""".split()
-HELD_LABELS = "noodles lasagna meditation sourdough stretching marinade rehearsal interview violinist gnocchi".split()
+HELD_LABELS = (
+    "noodles lasagna meditation sourdough stretching marinade rehearsal interview violinist gnocchi".split()
+)
 
 STEMS = """main app index config utils readme notes todo data report test setup model server client budget summary plan
 draft list log output input results table letter thesis invoice diary script build install license changes image""".split()
-HELD_STEMS = "changelog holiday journal inventory tokenizer manifest receipts pipeline homework parser".split()
+HELD_STEMS = (
+    "changelog holiday journal inventory tokenizer manifest receipts pipeline homework parser".split()
+)
 FOLDERS = "src docs lib tests data home tmp etc var config assets public bin scripts build notes work projects".split()
 HELD_FOLDERS = "backend archive uploads modules taxes".split()
 EXTENSIONS = "txt md py json csv log toml yaml html js c rs sh cfg ini xml".split()
 
-_ONSETS = "b c d f g h j k l m n p r s t v w z br ch cl cr dr fl fr gl gr pl pr qu sh sl sp st str th tr wh".split()
+_ONSETS = (
+    "b c d f g h j k l m n p r s t v w z br ch cl cr dr fl fr gl gr pl pr qu sh sl sp st str th tr wh".split()
+)
 _VOWELS = "a e i o u a e i o ai ea ee oo ou ia io".split()
 _CODAS = "b ck d g l m n p r s t x nd ng nt rk rn st sh ll ss".split() + [""] * 8
 
 
 def pseudo_word(rng: random.Random) -> str:
     """A word nobody has seen, of 1 to 4 syllables, now and then capitalised."""
-    word = "".join(
-        rng.choice(_ONSETS) + rng.choice(_VOWELS) + rng.choice(_CODAS) for _ in range(rng.choice((1, 1, 2, 2, 2, 2, 3)))
+    return "".join(
+        rng.choice(_ONSETS) + rng.choice(_VOWELS) + rng.choice(_CODAS)
+        for _ in range(rng.choice((1, 1, 2, 2, 2, 2, 3)))
     )
-    return word
 
 
 def word(rng: random.Random, *, held: bool = False) -> str:
@@ -135,7 +150,10 @@ def path(rng: random.Random, *, held: bool = False) -> str:
         stem = pseudo_word(rng)
     if rng.random() < 0.2:
         stem += rng.choice("_-") + (rng.choice(stems) if rng.random() < 0.6 else str(rng.randint(1, 99)))
-    parts = [rng.choice(folders) if held or rng.random() < 0.7 else pseudo_word(rng) for _ in range(rng.choice((0, 0, 1, 1, 2)))]
+    parts = [
+        rng.choice(folders) if held or rng.random() < 0.7 else pseudo_word(rng)
+        for _ in range(rng.choice((0, 0, 1, 1, 2)))
+    ]
     lead = rng.choice(("", "", "", "/", "./", "~/")) if parts else ""
     return lead + "/".join([*parts, f"{stem}.{rng.choice(EXTENSIONS)}"])
 
