@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .chat import Chat
+    from .engine.base import GenerationOptions
     from .errors import (
         ContextFullError,
         ConversationError,
@@ -48,6 +49,7 @@ __all__ = [
     "Conversation",
     "ConversationError",
     "Event",
+    "GenerationOptions",
     "GlmChatError",
     "LoadProgress",
     "Message",
@@ -75,6 +77,7 @@ __all__ = [
 
 _MODULES = {
     "chat": ("Chat",),
+    "engine.base": ("GenerationOptions",),
     "glm.encode": ("encode_prompt",),
     "glm.parser": ("OutputParser", "ParsedOutput", "parse_output"),
     "glm.template": ("render_prompt",),

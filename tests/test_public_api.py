@@ -34,7 +34,7 @@ ERRORS = [
     "TemplateError",
     "UsageError",
 ]
-VALUES = ["Conversation", "Message", "ParsedOutput", "ToolCall"]
+VALUES = ["Conversation", "GenerationOptions", "Message", "ParsedOutput", "ToolCall"]
 DOING = ["Chat", "OutputParser", "encode_prompt", "parse_output", "render_prompt"]
 PUBLIC = [*EVENTS, *ERRORS, *VALUES, *DOING, "__version__"]
 
