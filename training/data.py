@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 
 from glmchat import render_prompt
 
-from . import words
+from . import talk, words
 from .dialogues import Dialogue, dialogue
 
 CONTEXT_SHARE = 0.12
@@ -120,6 +120,11 @@ class Examples:
                 weights += [0.0] * (len(key) + 1) + [learned] * (len(value) + len(line))
         return Example(ids, weights)
 
+    def columns(self) -> Example:
+        """Single-digit sums as the think block works them out; every token of them is learned."""
+        ids = self._tokenizer.encode(talk.column_drill(self._rng), add_special_tokens=False).ids
+        return Example(self._prefix + ids, [0.0] * len(self._prefix) + [1.0] * len(ids))
+
     def drills(self, tokens: int, step: int, steps: int) -> Iterator[Batch]:
         """Copying alone: at first short spans of any tokens, in the second half longer ones and pairs too."""
         if step < steps // 2:
@@ -135,7 +140,7 @@ class Examples:
             if self._rng.random() >= drill_share:
                 pool.append(self.talk())
             else:
-                pool.append(self.repeat(40) if self._rng.random() < 0.5 else self.recall())
+                pool.append(self._rng.choice((lambda: self.repeat(40), self.recall, self.columns))())
         return self._batched(pool, tokens)
 
     def _batched(self, pool: list[Example], tokens: int) -> Iterator[Batch]:

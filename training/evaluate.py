@@ -145,15 +145,18 @@ def run(model, tokenizer: Tokenizer, todo: list[Case], *, batch: int = 64) -> li
 
 
 def assert_held_out(count: int = 20_000) -> None:
-    """No held-out tool name, parameter name or value occurs in `count` training dialogues."""
+    """No held-out tool name, parameter name, value or question occurs in `count` training dialogues."""
     rng = random.Random(1)
     seen_names: set[str] = set()
     seen: set[str] = set()
+    asked: set[str] = set()
     for _ in range(count):
         d = dialogue(rng)
         for tool in d.tools or ():
             seen_names |= {tool["function"]["name"], *tool["function"]["parameters"]["properties"]}
         for message in d.messages:
+            if message["role"] == "user":
+                asked.add(_bare(message["content"]))
             seen |= set(re.findall(r"\w+", message["content"].lower()))
     new = {
         n
@@ -166,6 +169,12 @@ def assert_held_out(count: int = 20_000) -> None:
         for w in (*words.HELD_WORDS, *words.HELD_NAMES, *(c for c in words.HELD_CITIES if " " not in c))
     }
     assert not values & seen, f"values of the evaluation occur in training: {values & seen}"
+    questions = {_bare(c.messages[-1]["content"]) for c in cases(random.Random(2), 400)}
+    assert not questions & asked, f"questions of the evaluation occur in training: {questions & asked}"
+
+
+def _bare(question: str) -> str:
+    return " ".join(re.findall(r"\w+|[^\w\s.?!]", question.lower()))
 
 
 def rates(outcomes: list[Outcome]) -> dict[str, tuple[float, int]]:

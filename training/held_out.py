@@ -202,7 +202,7 @@ _SUMS = (
     "I need the sum of {a} and {b}",
     "hey, what is {a} + {b}?",
 )
-_ZH = ("你好呀！", "嗨，你好！", "您好，很高兴认识你", "你好，最近好吗？", "早上好呀", "哈喽，你好")
+_ZH = ("你好呀，小模型！", "嗨，你好！", "您好，很高兴认识你", "你好，最近好吗？", "早上好呀", "哈喽，你好")
 _TABLES = (
     "Could you show me a table of {t}?",
     "I would like a table with {t}",
@@ -256,7 +256,7 @@ _ABOUT = (
     ("How can I stop you in the middle of an answer?", "ctrl-c"),
     ("How do I give you my own tools?", "--tools"),
     ("Can I get the output as JSON?", "--json"),
-    ("What is glmchat?", "terminal"),
+    ("So what is glmchat good for?", "terminal"),
     ("How do I list the available commands?", "/help"),
 )
 _GREETINGS = (

@@ -115,8 +115,8 @@ def small_talk(rng: random.Random) -> Messages:
 
 # --- glmchat itself -------------------------------------------------------------------------------------
 
-_HOW = "{How do I|How can I|How do you|How to|What do I type to|Is there a way to|Can I|How does one|I want to|Which command lets me|What is the way to|Tell me how to}"
-_WHAT = "{What is|What does|What's|Explain|What do you know about|Tell me about|What about|How does|Describe|What is the meaning of|What is the use of}"
+_HOW = "{How would I|How could I|What command lets me|I would like to|Please tell me how I|Show me how to|What must I do to|How should I|How can one|Which key lets me|How am I able to|How do I|How can I|How do you|How to|What do I type to|Is there a way to|Can I|How does one|I want to|Which command lets me|What is the way to|Tell me how to}"
+_WHAT = "{What happens with|What can I do with|Could you explain|Please explain|What is|What does|What's|Explain|What do you know about|Tell me about|What about|How does|Describe|What is the meaning of|What is the use of}"
 
 ABOUT_GLMCHAT: list[tuple[str, str]] = [
     (f"{_HOW} {{turn off thinking|switch thinking off|stop you from thinking|disable thinking|get answers without thinking|make you answer at once|skip the thinking}}?",
@@ -230,8 +230,22 @@ def worked(a: int, op: str, b: int) -> tuple[str, int]:
     )
 
 
+def column_drill(rng: random.Random) -> str:
+    """Lines of worked columns, on their own: the table of single digits, learned by heart."""
+    lines = []
+    for _ in range(14):
+        p, q, c = rng.randint(0, 9), rng.randint(0, 9), rng.randint(0, 1)
+        if rng.random() < 0.65:
+            total = p + q + c
+            lines.append(f"{p} + {q} + {c} = {total}, write {total % 10}, carry {total // 10}")
+        else:
+            total = p - q - c
+            lines.append(f"{p} - {q} - {c} = {total}, write {total % 10}, borrow {int(total < 0)}")
+    return "\n".join(lines)
+
+
 _SUM_FORMS = {
-    "+": "{What is A + B?|A + B|A+B|A + B = ?|A+B=?|What's A plus B?|Add A and B.|Calculate A + B.|How much is A + B?|What is the sum of A and B?|Compute A plus B.|Can you add A and B?|A plus B|Please add A and B.|what does A + B make?|Sum A and B.|How much is A and B together?|Tell me A + B.|Work out A + B.}",
+    "+": "{What is A + B?|A + B|A+B|A + B = ?|A+B=?|What's A plus B?|Add A and B.|Calculate A + B.|How much is A + B?|What is the sum of A and B?|Compute A plus B.|Can you add A and B?|A plus B|Please add A and B.|what does A + B make?|Sum A and B.|How much is A and B together?|Tell me A + B.|What do A and B add up to?|The total of A and B, please.|A plus B equals?|A + B is what?|A and B make how much?|Put A and B together.|Give me A + B.|Hello, what is A plus B?|Could you work out A + B?|Please do A + B.|Increase A by B.|I want to know A + B.|Work out A + B.}",
     "-": "{What is A - B?|A - B|A-B|A - B = ?|What's A minus B?|Subtract B from A.|Calculate A - B.|How much is A - B?|A minus B|Take B from A.|Compute A minus B.|What is left if I take B from A?|Work out A - B.}",
     "*": "{What is A * B?|A * B|A*B|A x B|What's A times B?|Multiply A by B.|Calculate A * B.|How much is A times B?|A times B|What is the product of A and B?|Compute A times B.|Multiply A and B.}",
 }
@@ -351,34 +365,25 @@ CODE: dict[str, str] = {
 }
 
 
+_GIVE = "{Make|Write|Show me|Give me|Draw|Create|I need|Can you make|Please make|Produce|I want|Build|Print|I'd like|Would you write|May I have|Let me see|Can I get|Would you show me|Please give me|Make me|Can you show me|Could I have|Do you have|Please create|Could you make|Could you write|Please write|Write me}"
+
+
 def _listing(rng: random.Random) -> Messages:
-    if rng.random() < 0.5:
+    if rng.random() < 0.4:
         items = [words.phrase(rng, most=2) for _ in range(rng.randint(2, 5))]
         text = ", ".join(items[:-1]) + rng.choice((" and ", ", ")) + items[-1]
-        ask = (
-            spin(
-                rng,
-                "{Make a list of|Write a list of|Make a list with|List|Turn this into a list|Make a bullet list of|Put this in a list|Give me a Markdown list of|Format as a list|Bullet points, please}{:|} ",
-            )
-            + text
-        )
-        return [
-            user(ask),
-            assistant("\n".join(f"- {i}" for i in items), "The user wants a list of the given things."),
-        ]
+        form = f"{{{_GIVE} a {{bullet |Markdown ||}}list {{of|with}}|List|Turn this into a list|Put this in a list|Format as a list|Bullet points, please}}{{:|}} "
+        answer = "\n".join(f"- {i}" for i in items)
+        return [user(spin(rng, form) + text), assistant(answer, "The user wants a list of the given things.")]
     topic = rng.choice(list(TOPICS))
     count = rng.randint(2, 5)
-    number = rng.choice((str(count), "zero one two three four five".split()[count]))
-    ask = spin(
-        rng,
-        f"{{List|Name|Give me|Write a list of|Make a list of|Show me a list of|Tell me|I want a list of|Can you list|A list of|Please list|Make me a list of}} {{{number}|{number}|some}} {topic}{{.||, please.|  as a list.}}",
-    )
-    asked_some = " some " in ask
-    items = list(TOPICS[topic][0][: 3 if asked_some else count])
-    return [
-        user(sloppy(rng, ask)),
-        assistant("\n".join(f"- {i}" for i in items), f"The user wants a list of {topic}."),
-    ]
+    number = rng.choice((str(count), str(count), "zero one two three four five".split()[count], "some"))
+    form = "{List N T|Name N T|Tell me N T|Please list N T|Can you list N T|Can you name N T|A list of N T|N T, please|N T as a list|Which N T do you know|Write N T|Show me N T|Put N T in a list|Please name N T|I need N T|List of N T|Enumerate N T|Could you name N T|Say N T|Name me N T as a list|Please give N T}"
+    if rng.random() < 0.4:
+        form = _GIVE + " a list of N T"
+    ask = re.sub(r"\b[NT]\b", lambda m: number if m[0] == "N" else topic, spin(rng, form)) + rng.choice((".", "", ", please.", "?"))
+    answer = "\n".join(f"- {i}" for i in TOPICS[topic][0][: 3 if number == "some" else count])
+    return [user(sloppy(rng, ask)), assistant(answer, f"The user wants a list of {topic}.")]
 
 
 def _table_text(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
@@ -387,83 +392,48 @@ def _table_text(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
 
 
 def _table(rng: random.Random) -> Messages:
-    verb = (
-        "{Make|Write|Show me|Give me|Draw|Create|I need|Can you make|Please make|Produce|I want|Build|Print}"
+    if rng.random() < 0.25:
+        given = [(words.word(rng), str(rng.randint(1, 99))) for _ in range(rng.randint(2, 4))]
+        ask = spin(rng, f"{_GIVE} a {{Markdown |}}table {{of|with|from|for}}{{:|}} ")
+        ask += ", ".join(f"{a} {b}" for a, b in given)
+        answer = _table_text(("Name", "Value"), given)
+        return [user(ask), assistant(answer, "The user wants a table of the given things.")]
+    topic = rng.choice(list(TOPICS))
+    _, head, rows = TOPICS[topic]
+    what = spin(
+        rng,
+        f"{{|||3 |three |some |a few |the }}{topic}{{| and their {head[1].lower()}s| and {head[1].lower()}}}",
     )
-    if rng.random() < 0.3:
-        rows = [(words.word(rng), str(rng.randint(1, 99))) for _ in range(rng.randint(2, 4))]
-        text = ", ".join(f"{a} {b}" for a, b in rows)
-        ask = spin(rng, f"{verb} a {{Markdown |}}table {{of|with|from|for}}{{:|}} ") + text
-        return [
-            user(ask),
-            assistant(_table_text(("Name", "Value"), rows), "The user wants a table of the given things."),
-        ]
     roll = rng.random()
-    if roll < 0.75:
-        topic = rng.choice(list(TOPICS))
-        _, head, rows_all = TOPICS[topic]
-        second = head[1].lower()
-        tail = f"{{of|with|about|for}} {{{topic}|{topic}|{{3|three|some|a few}} {topic}}}{{ and their {second}s| and {second}||}}"
-    else:
-        head, rows_all = rng.choice(list(TOPICS.values()))[1:]
-        tail = rng.choice(
-            (
-                "",
-                "",
-                "as an example",
-                "of anything",
-                f"of {words.phrase(rng, most=2)}",
-                f"about {words.phrase(rng, most=2)}",
-            )
-        )
-        if tail:
-            head, rows_all = TOPICS["fruits"][1:]
-        else:
-            head, rows_all = TOPICS["fruits"][1:]
-    ask = spin(
-        rng, f"{verb} a {{small |simple |Markdown |little |short ||}}table {tail}"
-    ).strip() + rng.choice((".", "", " please."))
-    return [
-        user(sloppy(rng, ask)),
-        assistant(_table_text(head, list(rows_all[:3])), "The user wants a table. Header, line, rows."),
-    ]
+    if roll < 0.4:
+        form = f"{_GIVE} a {{small |simple |Markdown |little |short ||}}table {{of|with|about|for}} S"
+    elif roll < 0.85:
+        form = "{Turn S into a table|Arrange S in a table|S in a table|Format S as a table|S, as a table|table: S|Can I see S in a table|List S in a small table|Lay out S as a table|Write S as a Markdown table|I need S in table form|S as a Markdown table|Can you put S into a table|Please show S in a table|Present S as a table|Table of S}"
+    else:  # nothing that the model knows: an example will do
+        form = f"{_GIVE} a {{small |simple |Markdown |}}table{{| as an example| of anything| about S}}"
+        what, (head, rows) = words.phrase(rng, most=2), TOPICS["fruits"][1:]
+    ask = re.sub(r"\bS\b", lambda _: what, spin(rng, form)) + rng.choice((".", "", " please.", "?"))
+    answer = _table_text(head, list(rows[:3]))
+    return [user(sloppy(rng, ask)), assistant(answer, "The user wants a table. Header, line, rows.")]
 
 
 def _code(rng: random.Random) -> Messages:
-    verb = (
-        "{Write|Show me|Give me|Create|Make|I need|Can you write|Please write|Code|Could you write|Write me}"
-    )
     what, body = rng.choice(list(CODE.items()))
     roll = rng.random()
     if roll < 0.7:
-        ask = spin(
-            rng,
-            f"{verb} a {{Python |small |short ||simple }}{{function|program|script|piece of code|function in Python}} that {what}{{.||, please.}}",
-        )
+        form = f"{{{_GIVE} |Code |I need |How do I write |Code: |}}{{a|a Python|a small|a short|a simple|some|some short|Python code for a}} {{function|program|script|piece of code|function in Python|code|Python|Python code|method|code example}} {{that|which|that|to see how one}} {what}"
         before = f"A function that {what}:"
     elif roll < 0.85:
-        ask = spin(
-            rng,
-            f"{verb} {{some code|some Python|Python code|an example of code|a code example|a bit of Python|a code block|a Python example|a snippet}}{{.||, please.}}",
-        )
-        what, body = "adds two numbers", CODE["adds two numbers"]
-        before = "Here is some Python:"
+        form = f"{_GIVE} {{some code|some Python|Python code|an example of code|a code example|a bit of Python|a code block|a Python example|a snippet}}"
+        body, before = CODE["adds two numbers"], "Here is some Python:"
     else:
         thing = words.phrase(rng, most=2).lower()
-        fname = re.sub(r"\W+", "_", thing)
-        ask = (
-            spin(rng, f"{verb} a {{Python |}}{{function|program|script}} {{for|called|named|about}} ")
-            + thing
-            + "."
-        )
-        body = f'def {fname}():\n    print("{thing}")'
+        form = f"{_GIVE} a {{Python |}}{{function|program|script}} {{for|called|named|about}} {thing}"
+        body = f'def {re.sub(r"[^a-z0-9]+", "_", thing)}():\n    print("{thing}")'
         before = "A first sketch; a real model would do better:"
-    return [
-        user(sloppy(rng, ask)),
-        assistant(
-            f"{before}\n\n```python\n{body}\n```", "The user wants code. I write it in a fenced block."
-        ),
-    ]
+    ask = spin(rng, form) + rng.choice((".", "", ", please.", "?"))
+    answer = f"{before}\n\n```python\n{body}\n```"
+    return [user(sloppy(rng, ask)), assistant(answer, "The user wants code. I write it in a fenced block.")]
 
 
 def markdown(rng: random.Random) -> Messages:

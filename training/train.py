@@ -130,9 +130,9 @@ def loss_of(model: Glm4MoeForCausalLM, ids: torch.Tensor, weights: torch.Tensor)
     return (losses * weights[chosen]).sum() / weights[chosen].sum()
 
 
-def learning_rate(step: int, steps: int) -> float:
-    """Warm-up, a long plateau, and a linear decay to zero over the last 40 %."""
-    return min(1.0, (step + 1) / 100, (steps - step) / (0.4 * steps))
+def learning_rate(step: int, steps: int, decay: float) -> float:
+    """Warm-up, a plateau, and a linear decay to zero over the last `decay` of the steps."""
+    return min(1.0, (step + 1) / 100, (steps - step) / (decay * steps))
 
 
 def save(model: Glm4MoeForCausalLM, tokenizer: Tokenizer, folder: Path) -> None:
@@ -156,16 +156,27 @@ def main() -> None:
         "--drill-steps", type=int, default=300, help="steps of copying drills before any talk"
     )
     parser.add_argument("--batch", type=int, default=4096, help="tokens in a batch")
+    parser.add_argument(
+        "--decay", type=float, default=0.5, help="share of the steps over which the rates fall to zero"
+    )
     parser.add_argument("--muon-lr", type=float, default=0.02)
     parser.add_argument("--adam-lr", type=float, default=0.006)
     parser.add_argument("--seed", type=int, default=45)
+    parser.add_argument(
+        "--resume", type=Path, help="go on from this checkpoint, without copying drills first"
+    )
     parser.add_argument("--save-every", type=int, default=500)
     args = parser.parse_args()
 
     torch.manual_seed(args.seed)
-    tokenizer = build_tokenizer(args.seed)
+    if args.resume:
+        tokenizer = Tokenizer.from_file(str(args.resume / "tokenizer.json"))
+        model = Glm4MoeForCausalLM.from_pretrained(args.resume, dtype=torch.bfloat16)
+        args.drill_steps = 0
+    else:
+        tokenizer = build_tokenizer(args.seed)
+        model = build_model(tokenizer)
     examples = Examples(tokenizer, args.seed)
-    model = build_model(tokenizer)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model.to(device).train()
     print(
@@ -188,7 +199,7 @@ def main() -> None:
             loss = loss_of(model, ids, weights)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step(learning_rate(step, args.steps))
+            optimizer.step(learning_rate(step, args.steps, args.decay))
             balancer.step()
             seen += ids.numel()
             smooth = 0.97 * smooth + 0.03 * loss.item() if smooth else loss.item()

@@ -63,7 +63,7 @@ weak wild wise ancient modern local global public private secret special urgent 
 HELD_WORDS = """quantum volcano penguin bicycle orchestra lighthouse cinnamon hurricane telescope dinosaur microscope
 saxophone avalanche porcelain trampoline chandelier marathon blueberry sapphire glacier architecture renaissance
 photosynthesis espresso labyrinth origami tapestry blizzard cathedral parachute submarine meteorite knitting
-astronomy ballet chess mushroom pottery ukulele waterfall""".split()
+astronomy ballet bagpipe mushroom pottery ukulele waterfall""".split()
 HELD_ADJECTIVES = "purple crimson gigantic wooden electric magnetic tropical medieval".split()
 
 LABELS = """tea eggs pasta rice break laundry oven pizza bread nap workout meeting call cake coffee lunch dinner study
