@@ -278,8 +278,6 @@ def cases(rng: random.Random, count: int) -> list[Case]:
         tool = list(KNOWN)[i % len(KNOWN)]
         text, arguments = known_call(rng, tool)
         needed = KNOWN[tool](rng)
-        if tool == "set_timer" and "label" not in arguments:
-            needed["function"]["parameters"]["required"] = ["minutes"]
         others = [t for t in known if t["function"]["name"] != tool]
         out.append(Case("known tool", _ask(text), _among(rng, [needed], others), on, [(tool, arguments)]))
 

@@ -381,7 +381,9 @@ def _listing(rng: random.Random) -> Messages:
     form = "{List N T|Name N T|Tell me N T|Please list N T|Can you list N T|Can you name N T|A list of N T|N T, please|N T as a list|Which N T do you know|Write N T|Show me N T|Put N T in a list|Please name N T|I need N T|List of N T|Enumerate N T|Could you name N T|Say N T|Name me N T as a list|Please give N T}"
     if rng.random() < 0.4:
         form = _GIVE + " a list of N T"
-    ask = re.sub(r"\b[NT]\b", lambda m: number if m[0] == "N" else topic, spin(rng, form)) + rng.choice((".", "", ", please.", "?"))
+    ask = re.sub(r"\b[NT]\b", lambda m: number if m[0] == "N" else topic, spin(rng, form)) + rng.choice(
+        (".", "", ", please.", "?")
+    )
     answer = "\n".join(f"- {i}" for i in TOPICS[topic][0][: 3 if number == "some" else count])
     return [user(sloppy(rng, ask)), assistant(answer, f"The user wants a list of {topic}.")]
 

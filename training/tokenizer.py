@@ -7,6 +7,7 @@ punctuation of JSON are cut whole, so that merges can make them short.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -63,10 +64,8 @@ def train_tokenizer(texts: Iterable[str], *, size: int) -> Tokenizer:
     return tokenizer
 
 
-def save_tokenizer(tokenizer: Tokenizer, folder: Path, template: str) -> None:
+def save_tokenizer(tokenizer: Tokenizer, folder: Path, template: str, *, context: int) -> None:
     """tokenizer.json, tokenizer_config.json and chat_template.jinja, as transformers reads them."""
-    import json
-
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(folder / "tokenizer.json"))
     config = {
@@ -75,9 +74,8 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path, template: str) -> None:
         "pad_token": "<|endoftext|>",
         "additional_special_tokens": SPECIAL,
         "clean_up_tokenization_spaces": False,
-        "model_max_length": 2048,
+        "model_max_length": context,
         "padding_side": "left",
-        "remove_space": False,
     }
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     (folder / "chat_template.jinja").write_text(template, encoding="utf-8")

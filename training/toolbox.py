@@ -83,7 +83,7 @@ KNOWN: dict[str, Callable[[random.Random], dict[str, Any]]] = {
         "set_timer",
         spin(rng, "{Set a timer.|Start a countdown timer.|Sets a timer that rings after some minutes|Set a kitchen timer}"),
         {"minutes": _described(rng, "integer", "{Minutes|How many minutes|Duration in minutes}"), "label": _described(rng, "string", "{What it is for|A label|Name of the timer}")},
-        ["minutes"] if rng.random() < 0.7 else ["minutes", "label"]),
+        ["minutes"]),
     "search_web": lambda rng: declare(
         "search_web",
         spin(rng, "{Search the web.|Search the internet for pages.|Web search|Find pages on the web|Look something up on the web}"),

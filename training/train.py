@@ -6,7 +6,6 @@ Everything is drawn from one seed. On 2 CPU cores it takes under two hours, on a
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import re
 import time
@@ -15,7 +14,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from tokenizers import Tokenizer
-from transformers import Glm4MoeConfig, Glm4MoeForCausalLM
+from transformers import GenerationConfig, Glm4MoeConfig, Glm4MoeForCausalLM
 
 from .data import Examples, as_text
 from .dialogues import dialogue
@@ -138,29 +137,27 @@ def learning_rate(step: int, steps: int, decay: float) -> float:
 def save(model: Glm4MoeForCausalLM, tokenizer: Tokenizer, folder: Path) -> None:
     """Writes the checkpoint as transformers would load GLM-4.5-Air."""
     template = (ROOT / "templates" / "glm-4.5.jinja").read_text(encoding="utf-8")
-    save_tokenizer(tokenizer, folder, template)
-    model.generation_config.update(
-        eos_token_id=model.config.eos_token_id, pad_token_id=model.config.pad_token_id
-    )
-    model.generation_config.do_sample = False
+    save_tokenizer(tokenizer, folder, template, context=CONTEXT)
+    eos = model.config.eos_token_id
+    model.generation_config = GenerationConfig(eos_token_id=eos, pad_token_id=eos[0], do_sample=False)
     model.save_pretrained(folder)
-    generation = json.loads((folder / "generation_config.json").read_text())
-    print("saved", folder, generation, flush=True)
+    for file in folder.iterdir():
+        file.chmod(0o644)  # the weights come out readable by their owner alone
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=ROOT / "glmchat" / "demo")
-    parser.add_argument("--steps", type=int, default=4400)
+    parser.add_argument("--steps", type=int, default=4800)
     parser.add_argument(
         "--drill-steps", type=int, default=300, help="steps of copying drills before any talk"
     )
     parser.add_argument("--batch", type=int, default=4096, help="tokens in a batch")
     parser.add_argument(
-        "--decay", type=float, default=0.5, help="share of the steps over which the rates fall to zero"
+        "--decay", type=float, default=0.6, help="share of the steps over which the rates fall to zero"
     )
-    parser.add_argument("--muon-lr", type=float, default=0.02)
-    parser.add_argument("--adam-lr", type=float, default=0.006)
+    parser.add_argument("--muon-lr", type=float, default=0.014)
+    parser.add_argument("--adam-lr", type=float, default=0.004)
     parser.add_argument("--seed", type=int, default=45)
     parser.add_argument(
         "--resume", type=Path, help="go on from this checkpoint, without copying drills first"
