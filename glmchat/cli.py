@@ -6,6 +6,7 @@ Nothing heavy is imported before it is known what to do; --help and --version pa
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gc
 import os
 import signal
@@ -56,19 +57,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _terminated)
     words = sys.argv[1:] if argv is None else list(argv)
     try:
-        code = _run(words)
-        if sys.stdout is not None:
-            sys.stdout.flush()
-        return code
+        return _run(words)
     except BrokenPipeError:
-        # What is still buffered would fail again at exit, with a message: let it go nowhere.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        with contextlib.suppress(OSError):
+            _flush()
         return EXIT_PIPE
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     finally:
         if argv is None:  # the program ends: spare it a last collection through all that torch brought
             gc.freeze()
+
+
+def _flush() -> None:
+    """Write what is still buffered. Where that fails it would fail again at exit, with a traceback: let
+    the rest go nowhere."""
+    if sys.stdout is None:
+        return
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise
 
 
 def _help_format(prog: str) -> argparse.HelpFormatter:
@@ -145,7 +155,9 @@ def _run(words: list[str]) -> int:
         return _report(e)
     try:
         flags = {entry.name: getattr(args, entry.name) for entry in st.table() if hasattr(args, entry.name)}
-        return _dispatch(st.load_settings(flags, config=args.config), args)
+        code = _dispatch(st.load_settings(flags, config=args.config), args)
+        _flush()
+        return code
     except (BrokenPipeError, KeyboardInterrupt):
         raise
     except Exception as e:
@@ -153,10 +165,12 @@ def _run(words: list[str]) -> int:
             import traceback
 
             traceback.print_exc()
-        if args.json or args.stream_json:
-            from .terminal import jsonl
+        with contextlib.suppress(OSError):  # stdout itself may be what failed
+            if args.json or args.stream_json:
+                from .terminal import jsonl
 
-            jsonl.write_error(e, stream=args.stream_json)
+                jsonl.write_error(e, stream=args.stream_json)
+            _flush()
         return _report(e)
 
 

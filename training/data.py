@@ -129,7 +129,7 @@ class Examples:
         """Copying alone: at first short spans of any tokens, in the second half longer ones and pairs too."""
         if step < steps // 2:
             return self._batched([self.repeat(8, any_token=True) for _ in range(1200)], tokens)
-        longest = 8 + 24 * (2 * step - steps) // steps
+        longest = 8 + 24 * max(0, 2 * step - steps) // steps
         pool = [self.repeat(longest) if self._rng.random() < 0.6 else self.recall() for _ in range(900)]
         return self._batched(pool, tokens)
 

@@ -39,7 +39,7 @@ def _exchange(rng: random.Random) -> Messages:
     return make(rng)
 
 
-def dialogue(rng: random.Random, *, tool_share: float = 0.45) -> Dialogue:
+def dialogue(rng: random.Random, *, tool_share: float = 0.6) -> Dialogue:
     """One dialogue. About half think; with thinking off every answer in it is learned, else the last."""
     thinking = rng.random() < 0.55
     tools: list[dict[str, Any]] | None = None
@@ -59,7 +59,7 @@ def dialogue(rng: random.Random, *, tool_share: float = 0.45) -> Dialogue:
     for _ in range(turns):
         messages += _exchange(rng)
     last = _exchange(rng)
-    if rng.random() < 0.1 and last[0]["content"].isascii():
+    if rng.random() < 0.2 and last[0]["content"].isascii():
         kind = rng.random()
         if kind < 0.7:  # tools are there, but small talk needs none
             last, tools = (

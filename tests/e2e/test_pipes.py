@@ -21,7 +21,8 @@ DEMO = ("--model", "demo")
 
 @pytest.fixture
 def env(tmp_path: Path) -> dict[str, str]:
-    clean = {k: v for k, v in os.environ.items() if not k.startswith(("GLMCHAT_", "XDG_"))}
+    ours = ("GLMCHAT_", "XDG_", "PYTHONUNBUFFERED")  # people's output is buffered
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(ours)}
     return {**clean, "HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
 
 
@@ -106,8 +107,9 @@ def test_a_reader_that_goes_away_ends_it_quietly(env: dict[str, str]) -> None:
     assert result.returncode == 141
 
 
-def test_a_full_disk_is_one_line(env: dict[str, str]) -> None:
-    command = [sys.executable, "-m", "glmchat", *DEMO, "--print-prompt", "hello"]
+@pytest.mark.parametrize("form", ["--print-prompt", "--json"])
+def test_a_full_disk_is_one_line(env: dict[str, str], form: str) -> None:
+    command = [sys.executable, "-m", "glmchat", *DEMO, form, "hello"]
     with open("/dev/full", "wb") as full:
         result = subprocess.run(
             command, env=env, stdin=subprocess.DEVNULL, stdout=full, stderr=subprocess.PIPE, timeout=60
