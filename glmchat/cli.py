@@ -165,11 +165,12 @@ def _run(words: list[str]) -> int:
             import traceback
 
             traceback.print_exc()
-        with contextlib.suppress(OSError):  # stdout itself may be what failed
-            if args.json or args.stream_json:
-                from .terminal import jsonl
+        if args.json or args.stream_json:
+            from .terminal import jsonl
 
+            with contextlib.suppress(OSError):  # stdout itself may be what failed
                 jsonl.write_error(e, stream=args.stream_json)
+        with contextlib.suppress(OSError):
             _flush()
         return _report(e)
 
