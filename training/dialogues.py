@@ -13,11 +13,11 @@ from .talk import Messages, spin
 SYSTEM = "{You are a helpful assistant.|You are a kind assistant.|Answer briefly.|You are GLM.|Be concise.|You are a coding agent.|You help with small tasks.|Answer in one sentence.|You are an assistant in a terminal.|Be polite.}"
 
 SHARES: list[tuple[float, Callable[[random.Random], Messages]]] = [
-    (0.12, talk.small_talk),
+    (0.16, talk.small_talk),
     (0.11, talk.about_glmchat),
-    (0.24, talk.arithmetic),
-    (0.08, talk.chinese),
-    (0.14, talk.markdown),
+    (0.22, talk.arithmetic),
+    (0.12, talk.chinese),
+    (0.10, talk.markdown),
     (0.12, talk.memory),
     (0.06, talk.echo),
     (0.04, talk.summary),
@@ -39,7 +39,7 @@ def _exchange(rng: random.Random) -> Messages:
     return make(rng)
 
 
-def dialogue(rng: random.Random, *, tool_share: float = 0.6) -> Dialogue:
+def dialogue(rng: random.Random, *, tool_share: float = 0.55) -> Dialogue:
     """One dialogue. About half think; with thinking off every answer in it is learned, else the last."""
     thinking = rng.random() < 0.55
     tools: list[dict[str, Any]] | None = None

@@ -46,7 +46,7 @@ def sloppy(rng: random.Random, text: str) -> str:
 
 SMALL_TALK: list[tuple[str, str, str]] = [
     (
-        "{Hi|Hello|Hey|Hi there|Hello there|Hey there|Good morning|Good evening|Good afternoon|Greetings|Howdy|Yo|Hiya|Hello GLM|Hi glmchat|Hello friend}{!|.||, how are you?}",
+        "{Nice to meet you|Hello, good to meet you|Hi, pleased to meet you|Good to see you|Hello, nice to see you|Hello again|Hi friend|Hey there, good day|Good day to you|Hello, hello|Hi|Hello|Hey|Hi there|Hello there|Hey there|Good morning|Good evening|Good afternoon|Greetings|Howdy|Yo|Hiya|Hello GLM|Hi glmchat|Hello friend}{!|.||, how are you?}",
         "The user greets me. I greet back.",
         "{Hello! How can I help you?|Hi! What can I do for you?|Hello! Nice to see you. What shall we try?}",
     ),
@@ -286,7 +286,7 @@ def arithmetic(rng: random.Random) -> Messages:
 # --- Chinese --------------------------------------------------------------------------------------------
 
 CHINESE: list[tuple[str, str, str]] = [
-    ("{你好|您好|嗨|你好啊|早上好|晚上好|下午好|大家好|哈喽|你好呀|早|你好，GLM|你好，朋友}{！|。||，你好吗？|~}", "用户向我问好。", "你好！{我能帮你什么？|很高兴见到你。}"),
+    ("{很高兴见到你|认识你真高兴|你好，很高兴见到你|您好，见到你很高兴|嗨，很高兴见到你|你好，今天天气不错|{你好|您好|嗨}，{GLM|小助手|朋友们|老师|机器人}|你好|您好|嗨|你好啊|早上好|晚上好|下午好|大家好|哈喽|你好呀|早|你好，GLM|你好，朋友}{！|。||，你好吗？|~}", "用户向我问好。", "你好！{我能帮你什么？|很高兴见到你。}"),
     ("{你是谁|你叫什么名字|请介绍一下你自己|你是什么模型|介绍一下自己|你是什么|你是机器人吗|你是GLM吗|请问你是谁}？", "用户问我是谁。", "我是 glmchat 的演示模型，一个很小的 GLM，懂得不多。"),
     ("{你好吗|最近怎么样|你怎么样|今天好吗|过得怎么样|一切都好吗}？", "用户问我好不好。", "我很好，谢谢！你呢？"),
     ("{谢谢|谢谢你|多谢|非常感谢|感谢|谢谢你的帮助|太感谢了}{！|。|}", "用户道谢。", "不客气！"),

@@ -98,7 +98,7 @@ def _weather(rng: random.Random, city: str | None = None) -> Ask:
     city = city or words.city(rng)
     text = spin(
         rng,
-        "{What is the weather in X|How is the weather in X|What's the weather like in X|Weather in X|weather X|Tell me the weather in X|Is it raining in X|Is it cold in X|Will it rain in X|Is it sunny in X|What is the weather in X today|Get the weather for X|How warm is it in X|Check the weather in X|Show me the weather of X|Do I need an umbrella in X|I am going to X, how is the weather|What is the temperature in X|How hot is it in X now|Please look up the weather for X|Give me the weather report for X}?",
+        "{What is the weather in X|How is the weather in X|What's the weather like in X|Weather in X|weather X|Tell me the weather in X|Is it raining in X|Is it cold in X|Will it rain in X|Is it sunny in X|What is the weather in X today|Get the weather for X|What is the weather in X now|How is the weather in X at the moment|Weather in X this evening|How does the sky look in X today|Tell me about the weather in X right away|How warm is it in X|Check the weather in X|Show me the weather of X|Do I need an umbrella in X|I am going to X, how is the weather|What is the temperature in X|How hot is it in X now|Please look up the weather for X|Give me the weather report for X}?",
     ).replace("X", city)
     sky, degrees = rng.choice(_SKY), rng.randint(-15, 40)
     result = rng.choice(
@@ -117,7 +117,7 @@ def _calculate(rng: random.Random) -> Ask:
     expression = words.expression(rng)
     text = spin(
         rng,
-        "{Calculate X|What is X|Compute X|How much is X|Work out X|Evaluate X|X|X = ?|Please calculate X|What's X|Can you compute X|Tell me the result of X|I need the value of X|Use the calculator for X|Solve X}",
+        "{Calculate X for me|What does X give|What do I get for X|Work X out|Please tell me what X is|I would like to know X|Calculate X|What is X|Compute X|How much is X|Work out X|Evaluate X|X|X = ?|Please calculate X|What's X|Can you compute X|Tell me the result of X|I need the value of X|Use the calculator for X|Solve X}",
     ).replace("X", expression)
     result = str(rng.choice((rng.randint(-500, 99999), round(rng.random() * 1000, 2))))
     return Ask(text, "calculate", {"expression": expression}, result, f"{expression} = {result}")
@@ -181,7 +181,7 @@ def _search(rng: random.Random) -> Ask:
     if rng.random() < 0.55:
         text = spin(
             rng,
-            "{Search the web for X|Search for X|Look up X|Find X on the web|Google X|Search X|Do a web search for X|Look for X online|Please search for X|Can you search the web for X|Find pages about X|Search the internet for X|What does the web say about X|I want to find X on the web}",
+            "{I would like to search the web for X|I want to look up X|Can you look for X|Let us search for X|Search the web for X|Search for X|Look up X|Find X on the web|Google X|Search X|Do a web search for X|Look for X online|Please search for X|Can you search the web for X|Find pages about X|Search the internet for X|What does the web say about X|I want to find X on the web}",
         )
     else:
         limit = rng.randint(1, 20)
