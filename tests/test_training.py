@@ -95,7 +95,8 @@ def test_the_bundled_checkpoint_does_what_it_is_for() -> None:
     tokenizer = Tokenizer.from_file(str(DEMO / "tokenizer.json"))
     table = {k: rate for k, (rate, _) in rates(run(model, tokenizer, cases(random.Random(11), 6))).items()}
     assert table["thinking off obeyed"] == 1.0
-    assert table["format valid"] >= 0.9
-    assert table["right tool"] >= 0.6
+    assert table["format valid"] >= 0.95
+    assert table["right tool"] >= 0.8
+    assert table["Chinese greeting"] >= 0.8
     assert table["sum, thinking"] >= 0.8
     assert table["table"] >= 0.8

@@ -243,17 +243,15 @@ def _quiet() -> Iterator[None]:
     if logging.getLogger("glmchat").isEnabledFor(logging.DEBUG):
         yield
         return
-    loggers = [logging.getLogger(n) for n in ("transformers", "accelerate", "torch")]
-    before = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL)
+    # Not by the loggers' levels: transformers sets its own when it is first imported, which is in here.
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        for logger, level in zip(loggers, before, strict=True):
-            logger.setLevel(level)
+        logging.disable(before)
 
 
 @contextlib.contextmanager
