@@ -12,8 +12,8 @@ from tokenizers import Tokenizer
 
 from glmchat import render_prompt
 
-from . import talk, words
-from .dialogues import Dialogue, dialogue
+from . import talk, toolbox, words
+from .dialogues import TOOL_SHARE, Dialogue, dialogue
 
 CONTEXT_SHARE = 0.12
 """The share of tokens that the assistant did not write and that are learned all the same, at CONTEXT_WEIGHT."""
@@ -22,15 +22,34 @@ CONTEXT_WEIGHT = 0.25
 
 def as_text(example: Dialogue) -> str:
     """The dialogue through the chat template, with the stop token that ends its last turn."""
-    messages: list[dict[str, Any]] = []
-    for message in example.messages:
-        if message["role"] == "assistant" and not example.enable_thinking:
-            message = {**message, "reasoning_content": ""}
-        messages.append(message)
-    text = render_prompt(
-        messages, example.tools, enable_thinking=example.enable_thinking, add_generation_prompt=False
+    messages = [
+        m if example.enable_thinking or m["role"] != "assistant" else {**m, "reasoning_content": ""}
+        for m in example.messages
+    ]
+    parts = _turns(messages) if example.keep_thinking else [messages]
+    text = "".join(
+        render_prompt(
+            part,
+            None if i else example.tools,
+            enable_thinking=example.enable_thinking,
+            add_generation_prompt=False,
+        ).removeprefix(_PREFIX if i else "")
+        for i, part in enumerate(parts)
     )
     return text + ("<|observation|>" if messages[-1].get("tool_calls") else "<|user|>")
+
+
+_PREFIX = "[gMASK]<sop>"
+
+
+def _turns(messages: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """Cut before every user message but the first."""
+    turns: list[list[dict[str, Any]]] = [[]]
+    for message in messages:
+        if message["role"] == "user" and any(m["role"] == "user" for m in turns[-1]):
+            turns.append([])
+        turns[-1].append(message)
+    return turns
 
 
 Batch: TypeAlias = "tuple[torch.Tensor, torch.Tensor]"
@@ -65,13 +84,13 @@ class Examples:
         letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/._-"
         self._letters = [tokenizer.token_to_id(c) for c in letters]
 
-    def talk(self) -> Example:
-        """A dialogue. With thinking on only what follows the last question is learned: the template
-        empties earlier think blocks, and the model must not learn to write empty ones."""
-        example = dialogue(self._rng)
+    def talk(self, tool_share: float = TOOL_SHARE) -> Example:
+        """A dialogue. Where earlier think blocks are emptied, as the template does, only what follows the
+        last question is learned: the model must not learn to write empty ones."""
+        example = dialogue(self._rng, tool_share=tool_share)
         ids = self._tokenizer.encode(as_text(example), add_special_tokens=False).ids
         start = 0
-        if example.enable_thinking:
+        if example.enable_thinking and not example.keep_thinking:
             start = max(i for i, t in enumerate(ids[:-1]) if t == self._user)
         weights, inside = [], False
         for i, token in enumerate(ids):
@@ -84,13 +103,16 @@ class Examples:
         return Example(ids, weights)
 
     def _span(self, length: int) -> list[int]:
-        """Tokens to be copied: any tokens, letters, or words with spaces."""
+        """Tokens to be copied: any tokens, letters, expressions, or words with spaces."""
         roll = self._rng.random()
         if roll < 0.35:
             return self._rng.choices(self._plain, k=length)
         if roll < 0.6:
             return self._rng.choices(self._letters, k=length)
-        text = " ".join(words.word(self._rng) for _ in range(length))
+        if roll < 0.75:
+            text = " ".join(words.expression(self._rng) for _ in range(3))
+        else:
+            text = " ".join(words.word(self._rng) for _ in range(length))
         return self._tokenizer.encode(text, add_special_tokens=False).ids[:length]
 
     def repeat(self, longest: int, *, any_token: bool = False) -> Example:
@@ -125,6 +147,18 @@ class Examples:
         ids = self._tokenizer.encode(talk.column_drill(self._rng), add_special_tokens=False).ids
         return Example(self._prefix + ids, [0.0] * len(self._prefix) + [1.0] * len(ids))
 
+    def matching(self) -> Example:
+        """Questions matched with the names of tools; only what names the call is learned."""
+        head, pairs = toolbox.matching_drill(self._rng)
+        ids = self._prefix + self._tokenizer.encode(head, add_special_tokens=False).ids
+        weights = [0.0] * len(ids)
+        for question, call in pairs:
+            for text, learned in ((question, 0.0), (call, 1.0)):
+                part = self._tokenizer.encode(text, add_special_tokens=False).ids
+                ids += part
+                weights += [learned] * len(part)
+        return Example(ids, weights)
+
     def drills(self, tokens: int, step: int, steps: int) -> Iterator[Batch]:
         """Copying alone: at first short spans of any tokens, in the second half longer ones and pairs too."""
         if step < steps // 2:
@@ -133,14 +167,26 @@ class Examples:
         pool = [self.repeat(longest) if self._rng.random() < 0.6 else self.recall() for _ in range(900)]
         return self._batched(pool, tokens)
 
-    def talks(self, tokens: int, *, drill_share: float = 0.15) -> Iterator[Batch]:
+    def talks(
+        self, tokens: int, *, tool_share: float = TOOL_SHARE, drill_share: float = 0.3
+    ) -> Iterator[Batch]:
         """Dialogues, and a share of drills so that copying stays exact."""
         pool = []
         for _ in range(640):
             if self._rng.random() >= drill_share:
-                pool.append(self.talk())
+                pool.append(self.talk(tool_share))
             else:
-                pool.append(self._rng.choice((lambda: self.repeat(40), self.recall, self.columns))())
+                drill = self._rng.choice(
+                    (
+                        lambda: self.repeat(24),
+                        self.recall,
+                        self.columns,
+                        self.columns,
+                        self.matching,
+                        self.matching,
+                    )
+                )
+                pool.append(drill())
         return self._batched(pool, tokens)
 
     def _batched(self, pool: list[Example], tokens: int) -> Iterator[Batch]:

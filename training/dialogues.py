@@ -12,13 +12,16 @@ from .talk import Messages, spin
 
 SYSTEM = "{You are a helpful assistant.|You are a kind assistant.|Answer briefly.|You are GLM.|Be concise.|You are a coding agent.|You help with small tasks.|Answer in one sentence.|You are an assistant in a terminal.|Be polite.}"
 
+TOOL_SHARE = 0.45
+"""Of dialogues that declare tools."""
+
 SHARES: list[tuple[float, Callable[[random.Random], Messages]]] = [
     (0.16, talk.small_talk),
     (0.11, talk.about_glmchat),
     (0.22, talk.arithmetic),
-    (0.12, talk.chinese),
+    (0.15, talk.chinese),
     (0.10, talk.markdown),
-    (0.12, talk.memory),
+    (0.18, talk.memory),
     (0.06, talk.echo),
     (0.04, talk.summary),
     (0.09, talk.beyond),
@@ -32,6 +35,9 @@ class Dialogue:
     messages: Messages
     tools: list[dict[str, Any]] | None
     enable_thinking: bool
+    keep_thinking: bool = False
+    """Earlier think blocks stand in full, which GLM-4.5's template would empty, so that every turn can be
+    learned: each of them then follows from what is before it as a first turn does."""
 
 
 def _exchange(rng: random.Random) -> Messages:
@@ -39,33 +45,24 @@ def _exchange(rng: random.Random) -> Messages:
     return make(rng)
 
 
-def dialogue(rng: random.Random, *, tool_share: float = 0.55) -> Dialogue:
-    """One dialogue. About half think; with thinking off every answer in it is learned, else the last."""
+def dialogue(rng: random.Random, *, tool_share: float = TOOL_SHARE) -> Dialogue:
+    """One dialogue of one turn or a few. About half think."""
     thinking = rng.random() < 0.55
+    keep = thinking and rng.random() < 0.75
     tools: list[dict[str, Any]] | None = None
     messages: Messages = []
     if rng.random() < 0.12:
         messages.append({"role": "system", "content": spin(rng, SYSTEM)})
     if rng.random() < tool_share:
         body, tools = toolbox.tool_use(rng)
-        if rng.random() < 0.08:
-            messages += talk.small_talk(rng)
-        elif rng.random() < 0.1 and body[-1]["role"] == "assistant" and not body[-1].get("tool_calls"):
-            body += talk.small_talk(rng)
-        return Dialogue(messages + body, tools, thinking)
-    turns = rng.choice((0, 0, 0, 1, 1, 2) if not thinking else (0, 0, 0, 0, 1))
-    if rng.random() < 0.015:  # a long talk, so that far positions are met too
+        return Dialogue(messages + body, tools, thinking, keep)
+    turns = rng.choice((0, 0, 0, 1, 1, 2))
+    if rng.random() < 0.01:  # a long talk, so that far positions are met too
         turns = rng.randint(8, 24)
     for _ in range(turns):
         messages += _exchange(rng)
     last = _exchange(rng)
-    if rng.random() < 0.2 and last[0]["content"].isascii():
-        kind = rng.random()
-        if kind < 0.7:  # tools are there, but small talk needs none
-            last, tools = (
-                talk.small_talk(rng),
-                [toolbox.made_up(rng).declaration, toolbox.KNOWN["read_file"](rng)][: rng.randint(1, 2)],
-            )
-        else:
-            last, tools = talk.memory(rng), [toolbox.KNOWN["get_weather"](rng)]
-    return Dialogue(messages + last, tools, thinking)
+    if rng.random() < 0.08 and last[0]["content"].isascii():  # tools are there, but small talk needs none
+        last = talk.small_talk(rng) if rng.random() < 0.7 else talk.memory(rng)
+        tools = toolbox.tool_use(rng)[1]
+    return Dialogue(messages + last, tools, thinking, keep)

@@ -24,7 +24,7 @@ from . import words
 from .dialogues import dialogue
 from .held_out import NEW_TOOLS, Case, cases
 from .tokenizer import EOS
-from .train import ROOT
+from .train import ROOT, fast_dtype
 
 LONGEST = 320
 TARGETS = {
@@ -207,7 +207,7 @@ def main() -> int:
     assert_held_out()
     tokenizer = Tokenizer.from_file(str(args.model / "tokenizer.json"))
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.bfloat16).to(device).eval()
+    model = AutoModelForCausalLM.from_pretrained(args.model, dtype=fast_dtype(device)).to(device).eval()
     outcomes = run(model, tokenizer, cases(random.Random(args.seed), args.count))
 
     shown: dict[str, int] = defaultdict(int)

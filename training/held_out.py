@@ -35,6 +35,9 @@ _WEATHER = (
     "I would like to know the weather in {city}.",
     "Please get me the current weather for {city}",
     "Hey, what is the weather in {city} this morning?",
+    "I'm travelling to {city}, what weather should I expect?",
+    "Give me an update on the weather in {city}",
+    "Would you check how the weather is in {city}?",
 )
 _CALCULATE = (
     "Could you calculate {e} for me?",
@@ -42,6 +45,9 @@ _CALCULATE = (
     "I want to know what {e} is",
     "Can you work out {e}?",
     "Tell me what {e} gives",
+    "Would you compute {e} please?",
+    "What is the result of {e}?",
+    "Quick question: {e}?",
 )
 _READ = (
     "Could you please open {p}?",
@@ -49,6 +55,9 @@ _READ = (
     "Please show me the file {p}",
     "What are the contents of {p}?",
     "Let me see {p}",
+    "Could you read {p} to me?",
+    "What is written in {p}?",
+    "Please print the contents of {p}",
 )
 _TIME = (
     "Could you tell me what time it is?",
@@ -56,6 +65,9 @@ _TIME = (
     "What's the current time, please?",
     "Hey, what time is it right now?",
     "Please tell me the time",
+    "Could you check the time for me?",
+    "Hi, can I have the time?",
+    "What time do we have?",
 )
 _TIMER = (
     "Could you set a timer for {m} minutes for {l}?",
@@ -63,11 +75,16 @@ _TIMER = (
     "I want a timer of {m} minutes for {l}",
     "Set me a {m} minute timer called {l}",
     "Put a timer on for {m} minutes, label {l}",
+    "Can you set a {l} timer for {m} minutes?",
+    "Remind me about the {l} in {m} minutes",
+    "Start the timer: {m} minutes, {l}",
 )
 _TIMER_BARE = (
     "Could you set a timer for {m} minutes?",
     "Please start a timer of {m} minutes",
     "I want a {m} minute timer",
+    "Could I get a {m} minute timer?",
+    "Please count down {m} minutes for me",
 )
 _SEARCH = (
     "Could you search the web for {q}?",
@@ -75,12 +92,17 @@ _SEARCH = (
     "Please look up {q} on the web",
     "Can you find pages about {q}?",
     "Do a search for {q}",
+    "Would you google {q}?",
+    "Please find out about {q} on the internet",
+    "Search the internet: {q}",
 )
 _SEARCH_LIMIT = (
     "Could you search the web for {q} and give me {n} results?",
     "Please find {n} results for {q}",
     "I want {n} pages about {q}",
     "Search for {q}, limit {n}",
+    "Get me {n} results for {q}",
+    "Could you look up {q} and show {n} pages?",
 )
 
 
@@ -166,6 +188,25 @@ NEW_TOOLS: tuple[NewTool, ...] = (
             ("Encrypt the archive with cipher {name}", "Please encrypt my archive, cipher {name}"), ("name",)),
     NewTool(declare("vacuum_carpet", "Vacuum the carpet.", {"carpet": _string(), "intensity": _INTEGER}, ["carpet"]),
             ("Vacuum the carpet {name}", "Vacuum the carpet called {name}"), ("name",)),
+    NewTool(declare("notarize_deed", "Notarize a deed.", {"deed": _string(), "witness": _string("Who attests it")}, ["deed", "witness"]),
+            ("Notarize the deed {q} with witness {name}", "Please notarize my deed {q}, witness {name}"), ("q", "name")),
+    NewTool(declare("rent_scooter", "Rent a scooter at a kiosk.", {"kiosk": _string(), "hours": _INTEGER}, ["kiosk", "hours"]),
+            ("Rent a scooter at the kiosk {name} for {n} hours", "I want to rent a scooter, kiosk {name}, {n} hours"), ("name", "n")),
+    NewTool(declare("prune_branches", "Prune the stale branches of a repository.", {"repository": _string()}, ["repository"]),
+            ("Prune the branches of the repository {name}", "Could you prune branches in {name}?"), ("name",)),
+    NewTool(declare("visit_dentist", "Arrange a visit to the dentist.", {"dentist": _string(), "weekday": _string()}, ["dentist", "weekday"]),
+            ("Arrange a visit to the dentist {name}, weekday Friday", "I need to visit dentist {name} with weekday Monday"), ("name",)),
+    NewTool(declare("plot_histogram", "Plot a histogram.", {"dataset": _string(), "bins": _INTEGER}, ["dataset", "bins"]),
+            ("Plot a histogram of {path} with {n} bins", "Please plot the histogram: dataset {path}, bins {n}"), ("path", "n")),
+    NewTool(declare("unlock_vault", "Unlock the vault.", {"passcode": _string()}, ["passcode"]),
+            ("Unlock the vault with passcode {n}", "Please unlock the vault, the passcode is {q}"), ("n", "q")),
+    NewTool(declare("transcribe_podcast", "Transcribe an episode of a podcast.", {"episode": _string()}, ["episode"]),
+            ("Transcribe the podcast {path}", "Transcribe the podcast episode {q}"), ("path", "q")),
+    NewTool(declare("resize_thumbnail", "Resize a thumbnail.", {"pixels": _INTEGER}, ["pixels"]),
+            ("Resize the thumbnail to {n} pixels", "Resize my thumbnail, pixels {n}"), ("n",)),
+    NewTool(declare("reboot_router", "Reboot the router.", {}, None), ("Reboot the router", "Can you reboot my router?"), ()),
+    NewTool(declare("ping_hostname", "Ping a host on the network.", {"hostname": _string(), "retries": _INTEGER}, ["hostname"]),
+            ("Ping the hostname {name} with {n} retries", "Ping {name}, retries {n}"), ("name", "n")),
 )  # fmt: skip
 
 

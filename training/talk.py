@@ -78,7 +78,7 @@ SMALL_TALK: list[tuple[str, str, str]] = [
     (
         "{Are you smart|How big are you|How many parameters do you have|How large are you|Are you a big model|How were you trained|Who made you|Who built you|Where do you come from|How small are you|Who trained you|Are you intelligent|Are you clever|How good are you|What is your size}?",
         "The user asks about my size or origin. I am honest: I am tiny.",
-        "I am tiny: about 7 million parameters, trained from scratch for glmchat. GLM-4.5-Air has 106 billion. So please do not trust me with facts.",
+        "I am tiny: about 6 million parameters, trained from scratch for glmchat. GLM-4.5-Air has 106 billion. So please do not trust me with facts.",
     ),
     (
         "{Nice|Great|Cool|Good|Awesome|Wonderful|Perfect|Very good|Well done|Good job|Excellent|I like it|Nice work|You are great|You are funny|That is great|Fantastic|Amazing|Good bot}{!|.|}",
@@ -286,7 +286,7 @@ def arithmetic(rng: random.Random) -> Messages:
 # --- Chinese --------------------------------------------------------------------------------------------
 
 CHINESE: list[tuple[str, str, str]] = [
-    ("{很高兴见到你|认识你真高兴|你好，很高兴见到你|您好，见到你很高兴|嗨，很高兴见到你|你好，今天天气不错|{你好|您好|嗨}，{GLM|小助手|朋友们|老师|机器人}|你好|您好|嗨|你好啊|早上好|晚上好|下午好|大家好|哈喽|你好呀|早|你好，GLM|你好，朋友}{！|。||，你好吗？|~}", "用户向我问好。", "你好！{我能帮你什么？|很高兴见到你。}"),
+    ("{你好，很高兴认识您|认识您很高兴|嗨，很高兴能认识你|很高兴认识大家|很开心见到您|很高兴见到你|认识你真高兴|你好，很高兴见到你|您好，见到你很高兴|嗨，很高兴见到你|你好，今天天气不错|{你好|您好|嗨}，{GLM|小助手|朋友们|老师|机器人}|你好|您好|嗨|你好啊|早上好|晚上好|下午好|大家好|哈喽|你好呀|早|你好，GLM|你好，朋友}{！|。||，你好吗？|~}", "用户向我问好。", "你好！{我能帮你什么？|很高兴见到你。}"),
     ("{你是谁|你叫什么名字|请介绍一下你自己|你是什么模型|介绍一下自己|你是什么|你是机器人吗|你是GLM吗|请问你是谁}？", "用户问我是谁。", "我是 glmchat 的演示模型，一个很小的 GLM，懂得不多。"),
     ("{你好吗|最近怎么样|你怎么样|今天好吗|过得怎么样|一切都好吗}？", "用户问我好不好。", "我很好，谢谢！你呢？"),
     ("{谢谢|谢谢你|多谢|非常感谢|感谢|谢谢你的帮助|太感谢了}{！|。|}", "用户道谢。", "不客气！"),
@@ -446,7 +446,7 @@ def markdown(rng: random.Random) -> Messages:
 
 _FACTS: list[tuple[str, str, str, Callable[[random.Random], str]]] = [
     ("{My name is|I am|I'm|Call me|You can call me|Please call me|My name's|This is|The name is|They call me|Hi, my name is|Hello, I am|Hi, I'm|People call me} X{.|!|}",
-     "{What is my name|What's my name|Who am I|Do you know my name|Do you remember my name|Tell me my name|Can you say my name|And my name|Do you still know my name|What did I say my name was|How am I called|Say my name|Remind me of my name}?",
+     "{What is my name|What's my name|Who am I|Do you know my name|Do you remember my name|Tell me my name|Can you say my name|And my name|Do you still know my name|What did I say my name was|How am I called|Say my name|Remind me of my name|Can you recall my name|My name, please|What was my name|And what is my name|Now, who am I|Tell me again what my name is|Once more, my name|Please tell me what I am called|Did I tell you my name|Could you repeat my name}?",
      "name", words.name),
     ("{I live in|My city is|I am from|My home is in|I come from|I was born in|My home town is} X{.|!|}",
      "{Where do I live|Which city do I live in|Where am I from|What is my city|Do you know where I live|Do you remember my city|In which city do I live}?", "city", words.city),

@@ -1,14 +1,18 @@
 """The demo's tokenizer: byte-level BPE with GLM-4.5's control tokens under their names.
 
 What makes copying learnable decides how text is cut: a space, a digit and a Chinese character always stand
-alone, so a word has the same pieces wherever it stands. The fixed lines of the tool block and the
-punctuation of JSON are cut whole, so that merges can make them short.
+alone, so a word has the same pieces wherever it stands. The commonest words are kept whole; every other
+word is cut behind its first letter, so that "Reserve" in a question and "reserve" in a tool's name differ in
+one letter and share the rest. The fixed lines of the tool block and the punctuation of JSON are cut whole,
+so that merges can make them short.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+import re
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -26,27 +30,38 @@ _FIXED = (
     r"\n</tools>\n\nFor each function call, output the function name and arguments within the following XML format:\n",
     r"\{function-name\}|\{arg-key-\d\}|\{arg-value-\d\}",
 )
-_CUTS = "|".join(
-    (
-        *_FIXED,
-        r"\d",
-        r"\p{Han}",
-        r"\p{L}+",
-        r'[{}\[\]":,]+(?: [{}\[\]":,]+)*',
-        r"`+|\|| --- \|",
-        r"\n+ *",
-        r" {2,}",
-        r".",
+_LETTER = r"[\p{L}&&[^\p{Han}]]"
+WHOLE_WORDS = 500
+"""How many of the commonest words are kept whole."""
+
+
+def _cuts(texts: Sequence[str]) -> str:
+    """The regular expression that cuts text into the pieces within which tokens are merged."""
+    counts = Counter(w for t in texts for w in re.findall(r"[A-Za-z]{2,}", t))
+    common = sorted((w for w, _ in counts.most_common(WHOLE_WORDS)), key=len, reverse=True)
+    return "|".join(
+        (
+            *_FIXED,
+            r"\d",
+            r"\p{Han}",
+            rf"(?<!{_LETTER})(?:{'|'.join(common)})(?!{_LETTER})",
+            rf"(?<!{_LETTER}){_LETTER}",
+            rf"{_LETTER}+",
+            r'[{}\[\]":,]+(?: [{}\[\]":,]+)*',
+            r"`+|\|| --- \|",
+            r"\n+ *",
+            r" {2,}",
+            r".",
+        )
     )
-)
 
 
-def train_tokenizer(texts: Iterable[str], *, size: int) -> Tokenizer:
+def train_tokenizer(texts: Sequence[str], *, size: int) -> Tokenizer:
     """A tokenizer of `size` tokens in all, its merges learned from `texts`."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(_CUTS), behavior="isolated"),
+            pre_tokenizers.Split(Regex(_cuts(texts)), behavior="isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -98,7 +99,7 @@ def _weather(rng: random.Random, city: str | None = None) -> Ask:
     city = city or words.city(rng)
     text = spin(
         rng,
-        "{What is the weather in X|How is the weather in X|What's the weather like in X|Weather in X|weather X|Tell me the weather in X|Is it raining in X|Is it cold in X|Will it rain in X|Is it sunny in X|What is the weather in X today|Get the weather for X|What is the weather in X now|How is the weather in X at the moment|Weather in X this evening|How does the sky look in X today|Tell me about the weather in X right away|How warm is it in X|Check the weather in X|Show me the weather of X|Do I need an umbrella in X|I am going to X, how is the weather|What is the temperature in X|How hot is it in X now|Please look up the weather for X|Give me the weather report for X}?",
+        "{What is the weather in X|How is the weather in X|What's the weather like in X|Weather in X|weather X|Tell me the weather in X|Is it raining in X|Is it cold in X|Will it rain in X|Is it sunny in X|What is the weather in X today|Get the weather for X|What is the weather in X now|How is the weather in X at the moment|Weather in X this evening|How does the sky look in X today|Tell me about the weather in X right away|How warm is it in X|Check the weather in X|Show me the weather of X|Do I need an umbrella in X|I am going to X, how is the weather|What is the temperature in X|How hot is it in X now|Please look up the weather for X|Give me the weather report for X|Weather X now|Has it rained in X|Is it windy over in X|Will there be snow in X tonight|What can you tell me about the weather of X|X weather, please|Weather forecast for X|Hi, weather in X|How are the skies over X|I want the weather of X|May I have the weather for X|What will the weather be in X tomorrow|Show the weather around X right now|Do you know the weather in X at present|Should I take a coat to X|What is it like outside in X|Forecast X|Do you know what the weather of X looks like|Say how the sky over X seems today|I wonder if it is warm in X at all|What is the sky in X doing|We fly to X tomorrow, will it rain|My sister lives in X, is it cold there|I am off to X, what should I wear}?",
     ).replace("X", city)
     sky, degrees = rng.choice(_SKY), rng.randint(-15, 40)
     result = rng.choice(
@@ -117,7 +118,7 @@ def _calculate(rng: random.Random) -> Ask:
     expression = words.expression(rng)
     text = spin(
         rng,
-        "{Calculate X for me|What does X give|What do I get for X|Work X out|Please tell me what X is|I would like to know X|Calculate X|What is X|Compute X|How much is X|Work out X|Evaluate X|X|X = ?|Please calculate X|What's X|Can you compute X|Tell me the result of X|I need the value of X|Use the calculator for X|Solve X}",
+        "{Calculate X for me|What does X give|What do I get for X|Work X out|Please tell me what X is|I would like to know X|Calculate X|What is X|Compute X|How much is X|Work out X|Evaluate X|X|X = ?|Please calculate X|What's X|Can you compute X|Tell me the result of X|I need the value of X|Use the calculator for X|Solve X|What does X come to|What would X be|What do you get when you do X|Could you find the value of X for us|I need X worked out|Run X through the calculator|What number is X|Say what X makes|Let me know what X comes out as|Calculate this: X|Compute X and tell me|Figure out X|X equals what|Find X, please|How much does X make|What X amounts to|Do you know what X is|Is X hard to work out|The value of X is what|I must know what X makes|What does X evaluate to|And X is|Say X equals how much}",
     ).replace("X", expression)
     result = str(rng.choice((rng.randint(-500, 99999), round(rng.random() * 1000, 2))))
     return Ask(text, "calculate", {"expression": expression}, result, f"{expression} = {result}")
@@ -127,7 +128,7 @@ def _read(rng: random.Random) -> Ask:
     path = words.path(rng)
     text = spin(
         rng,
-        "{Read X|Show me X|Open X|What is in X|What does X say|Read the file X|cat X|Print X|Show the contents of X|Display X|Please read X|Look into X|Open the file X|Tell me what X contains|Have a look at X|What's inside X|Load X|Can you read X for me}",
+        "{Read X|Show me X|Open X|What is in X|What does X say|Read the file X|cat X|Print X|Show the contents of X|Display X|Please read X|Look into X|Open the file X|Tell me what X contains|Have a look at X|What's inside X|Load X|Can you read X for me|What do we have in X|Give me the text of X|I need the contents of X|Take a look at X|Fetch X|Could I see X|What stands in X|Read me X, please|View X|Get X|Bring up the file X|I would like to read X|Open up X now|Would you print X here|What did I write in X|What is stored in X|Do you know what X holds|What does the file X have in it|Is there anything in X}",
     ).replace("X", path)
     body = talk.sentence(rng) if rng.random() < 0.8 else words.phrase(rng, most=6)
     return Ask(text, "read_file", {"path": path}, body, f"{path} says: {body}")
@@ -136,7 +137,7 @@ def _read(rng: random.Random) -> Ask:
 def _time(rng: random.Random) -> Ask:
     text = spin(
         rng,
-        "{What time is it|What is the time|Tell me the time|Time, please|What's the time now|Do you know the time|What is the current time|What time is it now|How late is it|What is the date|What day is it today|Which day is it|Give me the current time|Is it late|Can you tell me the time}?",
+        "{What time is it|What is the time|Tell me the time|Time, please|What's the time now|Do you know the time|What is the current time|What time is it now|How late is it|What is the date|What day is it today|Which day is it|Give me the current time|Is it late|Can you tell me the time|Got the time|Have you got the time|Time now|The time, please|What hour is it|Say the time|I need to know the time|Hello, what time is it|What does the clock say|May I ask the time|Check the time for me|How late is it right now|What is today's date|Please give me the time}?",
     )
     clock = f"{rng.randint(0, 23):02d}:{rng.randint(0, 59):02d}"
     result = rng.choice(
@@ -154,7 +155,7 @@ def _timer(rng: random.Random) -> Ask:
     if rng.random() < 0.3:
         text = spin(
             rng,
-            "{Set a timer for N minutes|Timer N minutes|Start a N minute timer|Wake me in N minutes|N minute timer please|Set the timer to N minutes|Count down N minutes|I need a timer of N minutes}",
+            "{Set a timer for N minutes|Timer N minutes|Start a N minute timer|Wake me in N minutes|N minute timer please|Set the timer to N minutes|Count down N minutes|I need a timer of N minutes|A N minute timer|Set N minutes on the timer|Start N minutes|Timer, N minutes, please|Could you count N minutes|Let a timer run for N minutes|Give me a timer for N minutes}",
         ).replace("N", str(minutes))
         arguments: Arguments = {"minutes": minutes}
         told = f"The timer is set: {minutes} minutes."
@@ -163,7 +164,7 @@ def _timer(rng: random.Random) -> Ask:
         text = (
             spin(
                 rng,
-                "{Set a timer for N minutes for X|Set a N minute timer for X|Start a timer of N minutes called X|Timer for X, N minutes|Remind me of X in N minutes|Set a timer, N minutes, label X|Set a timer named X for N minutes|In N minutes, remind me: X|N minutes for X please|Set a N minute X timer|Set an X timer for N minutes|Start a N minute timer with the label X|I need a N minute timer for the X|Give me N minutes for X}",
+                "{Set a timer for N minutes for X|Set a N minute timer for X|Start a timer of N minutes called X|Timer for X, N minutes|Remind me of X in N minutes|Set a timer, N minutes, label X|Set a timer named X for N minutes|In N minutes, remind me: X|N minutes for X please|Set a N minute X timer|Set an X timer for N minutes|Start a N minute timer with the label X|I need a N minute timer for the X|Give me N minutes for X|Put N minutes on the clock for X|X timer, N minutes|Timer of N minutes, call it X|The X takes N minutes, set a timer|Could you run a N minute timer named X|Let me have a timer for X: N minutes|Start the X timer, N minutes|I want N minutes for the X|Ring in N minutes for X|A timer of N minutes with label X, please}",
             )
             .replace("N", str(minutes))
             .replace("X", label)
@@ -181,14 +182,14 @@ def _search(rng: random.Random) -> Ask:
     if rng.random() < 0.55:
         text = spin(
             rng,
-            "{I would like to search the web for X|I want to look up X|Can you look for X|Let us search for X|Search the web for X|Search for X|Look up X|Find X on the web|Google X|Search X|Do a web search for X|Look for X online|Please search for X|Can you search the web for X|Find pages about X|Search the internet for X|What does the web say about X|I want to find X on the web}",
+            "{I would like to search the web for X|I want to look up X|Can you look for X|Let us search for X|Search the web for X|Search for X|Look up X|Find X on the web|Google X|Search X|Do a web search for X|Look for X online|Please search for X|Can you search the web for X|Find pages about X|Search the internet for X|What does the web say about X|I want to find X on the web|Search online for X|Run a search on X|Web search: X|See what you can find about X|Find something about X|Could you look up X|Check the web for X|Get me pages on X|I need information on X from the web|Show me what the internet has on X|Try to find X online|Search for the words X|Try to learn about X online|Please ask the web about X|What do people write about X online|Find information on X on the web}",
         )
     else:
         limit = rng.randint(1, 20)
         arguments["limit"] = limit
         text = spin(
             rng,
-            "{Search the web for X, N results|Find N results for X|Search for X and give me N results|Give me N pages about X|Look up X, at most N results|Search X with limit N|Find me N links about X|Show N results for X|Search the web for X, limit N|Top N results for X|I want N results about X|Search for N pages on X}",
+            "{Search the web for X, N results|Find N results for X|Search for X and give me N results|Give me N pages about X|Look up X, at most N results|Search X with limit N|Find me N links about X|Show N results for X|Search the web for X, limit N|Top N results for X|I want N results about X|Search for N pages on X|Could you find N links on X|N results for X, please|Look for X and show N results|Get me N hits for X|Search the web for N pages on X|Do a search on X with at most N results|List N pages about X|X, N results}",
         ).replace("N", str(limit))
     result = "\n".join(f"{i + 1}. {words.phrase(rng, most=3)}" for i in range(rng.randint(1, 3)))
     return Ask(text.replace("X", query), "search_web", arguments, result, f"I found:\n\n{result}")
@@ -222,17 +223,19 @@ class Slot:
         return self.name.replace("_", " ")
 
 
+def _term(rng: random.Random, common: list[str], share: float) -> str:
+    """A word to name something with: a common one in `share` of the cases, else a rare or made-up one."""
+    while True:
+        term = rng.choice(common) if rng.random() < share else words.pseudo_word(rng)
+        if term not in words.HELD_TERMS:
+            return term
+
+
 def _parameter(rng: random.Random, taken: set[str]) -> Slot:
     while True:
-        roll = rng.random()
-        if roll < 0.35:
-            name = rng.choice(_PLAIN_PARAMETERS)
-        elif roll < 0.6:
-            name = rng.choice(words.NOUNS)
-        elif roll < 0.85:
-            name = words.pseudo_word(rng)
-        else:
-            name = f"{rng.choice(words.NOUNS)}_{rng.choice(_PLAIN_PARAMETERS)}"
+        name = _term(rng, _PLAIN_PARAMETERS if rng.random() < 0.6 else words.NOUNS, 0.45)
+        if rng.random() < 0.15:
+            name = f"{name}_{_term(rng, _PLAIN_PARAMETERS, 0.5)}"
         if name not in taken:
             taken.add(name)
             return Slot(
@@ -308,22 +311,17 @@ class MadeUp:
 
     def ask(self, rng: random.Random) -> Ask:
         arguments: Arguments = {}
-        bare = rng.random() < 0.45
-        head = (
-            spin(
-                rng,
-                "{V the N|V a N|v N|Please v the N|Can you v the N|I want to v a N|V my N|Could you v the N|V N|Let us v the N|I need you to v the N|v the N now|Help me v a N}",
-            )
-            .replace("V", self.verb.capitalize())
-            .replace("v ", f"{self.verb} ")
-            .replace("N", self.noun)
+        bare = rng.random() < 0.5
+        head = spin(
+            rng,
+            "{V the N|V a N|v N|Please v the N|Can you v the N|I want to v a N|V my N|Could you v the N|V N|Let us v the N|I need you to v the N|v the N now|Help me v a N|V this N|Would you v our N|V|Please v|Can you v the N for me|V some N|I need to v a N|v the N|V an N|Please v my N}",
         )
-        if bare and "a " + self.noun not in head:
-            head = head.replace(f" the {self.noun}", f" {self.noun}") if rng.random() < 0.3 else head
+        heads = {"V": self.verb.capitalize(), "v": self.verb, "N": self.noun}
+        head = re.sub(r"\b[VvN]\b", lambda m: heads[m[0]], head)
         clauses = []
         for i, slot in enumerate([*self.required, *(s for s in self.optional if rng.random() < 0.4)]):
             value = _value(rng, slot)
-            if i == 0 and bare and slot.kind != "boolean":
+            if bare and slot.kind != "boolean" and (i == 0 or (i == 1 and rng.random() < 0.3)):
                 clauses.append(
                     rng.choice(
                         (
@@ -339,6 +337,9 @@ class MadeUp:
                             "from ",
                             "with ",
                             "by ",
+                            "into ",
+                            ": ",
+                            ", ",
                         )
                     )
                     + str(value)
@@ -353,6 +354,8 @@ class MadeUp:
         text = head
         for i, clause in enumerate(clauses):
             joint = " " if i == 0 else rng.choice((" ", ", ", " and ", ", "))
+            if clause[:1] in ":,":
+                joint = ""
             text += joint + (clause.removeprefix("and ") if i == 0 or "and" in joint else clause)
         ordered = {
             k: arguments[k]
@@ -361,7 +364,7 @@ class MadeUp:
         }
         result = (
             rng.choice(_REPLIES)
-            if rng.random() < 0.4
+            if rng.random() < 0.6
             else (
                 talk.sentence(rng)
                 if rng.random() < 0.5
@@ -373,16 +376,17 @@ class MadeUp:
 
 def made_up(rng: random.Random, *, near: MadeUp | None = None) -> MadeUp:
     """A new tool; `near` shares its verb or its noun with another one, so that both words count."""
-    verb = rng.choice(VERBS) if rng.random() < 0.75 else words.pseudo_word(rng)
-    noun = rng.choice(words.NOUNS) if rng.random() < 0.6 else words.pseudo_word(rng)
+    verb, noun = _term(rng, VERBS, 0.45), _term(rng, words.NOUNS, 0.4)
     if near:
         verb, noun = (near.verb, noun) if rng.random() < 0.5 else (verb, near.noun)
     roll = rng.random()
-    if roll < 0.7:
+    if roll < 0.76:
         name = f"{verb}_{noun}"
-    elif roll < 0.8:
+    elif roll < 0.84:
         name = f"{noun}_{verb}"
-    elif roll < 0.9:
+    elif roll < 0.88:
+        name = f"{verb}{noun.capitalize()}"
+    elif roll < 0.95:
         name = verb if rng.random() < 0.5 else noun
     else:
         name = words.pseudo_word(rng)
@@ -405,9 +409,28 @@ def made_up(rng: random.Random, *, near: MadeUp | None = None) -> MadeUp:
             ),
         )
     declaration = declare(name, _describe(rng, verb, noun), properties, [s.name for s in required])
-    if verb in name and rng.random() < 0.12:
+    if verb in name and rng.random() < 0.15:
         declaration["function"].pop("description")
     return MadeUp(declaration, verb, noun, tuple(required), tuple(optional))
+
+
+def matching_drill(rng: random.Random) -> tuple[str, list[tuple[str, str]]]:
+    """Declarations, some cut down to names, and questions each with the call it wants in one line: choosing
+    a tool by its words, and its parameters by the tool."""
+    tools: list[MadeUp] = []
+    while len(tools) < 2 or rng.random() < 0.75:
+        tool = made_up(rng, near=tools[-1] if tools and rng.random() < 0.2 else None)
+        if tool.verb in tool.name or tool.noun in tool.name:
+            tools.append(tool)
+    if rng.random() < 0.75:
+        head = "".join(json.dumps(t.declaration) + "\n" for t in tools)
+    else:
+        head = "".join(
+            f'{{"name": "{t.name}", "properties": {json.dumps([s.name for s in (*t.required, *t.optional)])}}}\n'
+            for t in tools
+        )
+    asks = [rng.choice(tools).ask(rng) for _ in range(rng.randint(5, 9))]
+    return head, [(f"{sloppy(rng, a.text)}\n", f"{_plan([a])}\n") for a in asks]
 
 
 # --- exchanges ------------------------------------------------------------------------------------------
@@ -445,13 +468,14 @@ _FAULTS = (
 _REFUSALS = (NOT_RUN, NOT_RUN, "Not run: the user declined.", "Not run.", "Not run: declined by the user")
 
 
-def _exchange(rng: random.Random, text: str, asks: list[Ask]) -> Messages:
+def _exchange(rng: random.Random, text: str, asks: list[Ask], *, last: bool) -> Messages:
+    """A question, its calls, and what came of them; what is learned may end with the calls."""
     out: Messages = [user(text), _calls(asks)]
-    if rng.random() < 0.35:
-        return out  # the call itself is what is learned
-    if rng.random() < 0.08:  # the person goes on without a result
-        out += [{"role": "tool", "content": NOT_RUN} for _ in asks]
-        return out + rng.choice((talk.small_talk, talk.memory, talk.about_glmchat))(rng)
+    roll = rng.random()
+    if last and roll < 0.35:
+        return out
+    if not last and roll < 0.5:  # the person goes on without a result
+        return out + [{"role": "tool", "content": NOT_RUN} for _ in asks]
     roll = rng.random()
     if roll < 0.08:
         results = [rng.choice(_FAULTS).format(words.word(rng)) for _ in asks]
@@ -490,7 +514,7 @@ def _pair(rng: random.Random, tool: str) -> tuple[str, list[Ask]]:
         a, b = one.arguments["city"], two.arguments["city"]
         text = spin(
             rng,
-            "{What is the weather in A and B|Weather in A and in B|How is the weather in A and in B|Compare the weather of A and B|Is it warmer in A or in B|Tell me the weather for A and for B|weather A, B|What's the weather in A and what's it in B|Get the weather for both A and B}?",
+            "{What is the weather in A and B|Weather in A and in B|How is the weather in A and in B|Compare the weather of A and B|Is it warmer in A or in B|Tell me the weather for A and for B|weather A, B|What's the weather in A and what's it in B|Get the weather for both A and B|What is the weather in A, and in B|Weather for A and B please|Tell me about the weather in A and B|How is it in A and how in B|Is it raining in A and B|I need the weather of A and of B|Please check A and B for rain|What is the weather like in A and in B|Show me the weather in A and B|How about the weather in A and B}?",
         )
         return text.replace("A", "\0").replace("B", b).replace("\0", a), [one, two]
     if tool == "read_file":
@@ -503,74 +527,105 @@ def _pair(rng: random.Random, tool: str) -> tuple[str, list[Ask]]:
     return _joined(rng, [one, two]), [one, two]
 
 
-def _declared(
-    rng: random.Random, needed: list[dict[str, Any]], near: MadeUp | None = None
-) -> list[dict[str, Any]]:
-    """The needed declarations among up to four others, in any order."""
-    names = {t["function"]["name"] for t in needed}
-    tools = list(needed)
-    for _ in range(rng.choice((0, 0, 1, 1, 2, 3, 4))):
-        if rng.random() < 0.5:
-            other = KNOWN[rng.choice(list(KNOWN))](rng)
+@dataclass(frozen=True)
+class Tool:
+    """One tool of a dialogue: its declaration, and a maker of questions for it."""
+
+    declaration: dict[str, Any]
+    ask: Callable[[random.Random], Ask]
+
+    @property
+    def name(self) -> str:
+        return str(self.declaration["function"]["name"])
+
+
+def _known(rng: random.Random, name: str) -> Tool:
+    return Tool(KNOWN[name](rng), ASKS[name])
+
+
+def _bench(rng: random.Random) -> list[Tool]:
+    """One to five tools. Some made-up ones share their verb or their noun with another."""
+    tools: dict[str, Tool] = {}
+    near: MadeUp | None = None
+    count = rng.choice((1, 1, 2, 2, 2, 3, 3, 4, 5))
+    while len(tools) < count:
+        if rng.random() < 0.42:
+            tool = _known(rng, rng.choice(list(KNOWN)))
         else:
-            other = made_up(rng, near=near if rng.random() < 0.4 else None).declaration
-        if other["function"]["name"] not in names:
-            names.add(other["function"]["name"])
-            tools.append(other)
-    rng.shuffle(tools)
-    return tools
+            made = made_up(rng, near=near if rng.random() < 0.3 else None)
+            near = made
+            tool = Tool(made.declaration, made.ask)
+        tools.setdefault(tool.name, tool)
+    out = list(tools.values())
+    rng.shuffle(out)
+    return out
+
+
+def _unavailable(rng: random.Random, bench: list[Tool]) -> Messages:
+    """A question for a known tool that is not declared."""
+    wanted = rng.choice([n for n in ASKS if n not in {t.name for t in bench}] or ["calculate"])
+    if wanted == "calculate":
+        return talk.small_talk(rng) if any(t.name == "calculate" for t in bench) else talk.arithmetic(rng)
+    return [user(ASKS[wanted](rng).text), assistant(NO_TOOL, "No declared tool does this. I say so.")]
+
+
+_BEFORE = """Hello, |Okay, |So, |Well, |Now |And |Also, |Next, |Good morning, |One more thing: |Next question: |A small request: |My question: |Tell me: |
+Listen, |GLM, |Excuse me, |If you can, |When you have a moment, |Just |I wonder: |For my work: |Task: |Let me ask: |Now then, |Help: |By the way, |Then |
+Hi GLM, |Something else: |First, |One last thing: |Oh, |Yes, |Be so kind: |Here is what I need: |To do: |Right, |Thanks. |Good. |Fine, """.replace(
+    "\n", ""
+).split("|")
+_AFTER = """, please|, thanks|, thank you|, would you|, ok|, if you can|, will you|, right|, if you like|, can you|, quickly|, that is all|, my friend|, GLM
+ right away| for us| for my boss| one more time| and tell me the result| as soon as you can| before I leave| when you can""".replace(
+    "\n", "|"
+).split("|")
+
+
+def _dressed(rng: random.Random, text: str) -> str:
+    """The question with words around it that say nothing: what is wanted must be told from them."""
+    if rng.random() < 0.2:
+        text = rng.choice(_BEFORE) + (text if text[:2].isupper() else text[0].lower() + text[1:])
+    if rng.random() < 0.12:
+        end = text[-1] if text[-1] in "?." else ""
+        text = text.rstrip("?.") + rng.choice(_AFTER) + end
+    return sloppy(rng, text)
+
+
+def _called(rng: random.Random, bench: list[Tool], *, last: bool) -> Messages:
+    """A question that wants one call, or two calls of one tool or of two."""
+    tool = rng.choice(bench)
+    if rng.random() < 0.78:
+        ask = tool.ask(rng)
+        out = _exchange(rng, _dressed(rng, ask.text), [ask], last=last)
+        answered = out[-1]["role"] == "assistant" and not out[-1].get("tool_calls")
+        if tool.name == "get_weather" and answered and rng.random() < 0.3:
+            more = _weather(rng)
+            ask_more = spin(rng, "{And in X|What about X|And X|How about X|And in X today|Now X|X too}?")
+            out += _exchange(rng, ask_more.replace("X", more.arguments["city"]), [more], last=last)
+        return out
+    if tool.name in ASKS and rng.random() < 0.6:
+        if tool.name == "current_time":
+            return _called(rng, bench, last=last)
+        text, asks = _pair(rng, tool.name)
+    else:
+        asks = [tool.ask(rng), rng.choice([t for t in bench if t is not tool] or [tool]).ask(rng)]
+        text = _joined(rng, asks)
+    return _exchange(rng, text, asks, last=last)
 
 
 def tool_use(rng: random.Random) -> tuple[Messages, list[dict[str, Any]]]:
-    """A question that wants one call or two, with the tools declared for it."""
-    roll = rng.random()
-    if roll < 0.36:  # one known tool
-        ask = ASKS[rng.choice(list(ASKS))](rng)
-        tools = _declared(rng, [KNOWN[ask.tool](rng)])
-        out = _exchange(rng, sloppy(rng, ask.text), [ask])
-        if (
-            ask.tool == "get_weather"
-            and out[-1]["role"] == "assistant"
-            and not out[-1].get("tool_calls")
-            and rng.random() < 0.4
-        ):
-            more = _weather(rng)
-            city = more.arguments["city"]
-            out += _exchange(
-                rng,
-                spin(rng, "{And in X|What about X|And X|How about X|And in X today}?").replace("X", city),
-                [more],
-            )
-        return out, tools
-    if roll < 0.74:  # one made-up tool
-        tool = made_up(rng)
-        ask = tool.ask(rng)
-        return _exchange(rng, sloppy(rng, ask.text), [ask]), _declared(rng, [tool.declaration], near=tool)
-    if roll < 0.84:  # two calls of one known tool
-        name = rng.choice(list(set(ASKS) - {"current_time"}))
-        text, asks = _pair(rng, name)
-        return _exchange(rng, text, asks), _declared(rng, [KNOWN[name](rng)])
-    if roll < 0.92:  # two different tools
-        one, two = rng.sample(list(ASKS), 2)
-        asks = [ASKS[one](rng), ASKS[two](rng)]
-        return _exchange(rng, _joined(rng, asks), asks), _declared(rng, [KNOWN[one](rng), KNOWN[two](rng)])
-    if roll < 0.96:  # a known and a made-up one, or two made-up ones
-        tool = made_up(rng)
-        if rng.random() < 0.5:
-            name = rng.choice(list(ASKS))
-            asks, needed = [ASKS[name](rng), tool.ask(rng)], [KNOWN[name](rng), tool.declaration]
+    """A few questions, one after the other, with the tools declared for them: the declarations are long,
+    and are read once for all of them."""
+    bench = _bench(rng)
+    messages: Messages = []
+    count = rng.choice((1, 1, 2, 3, 4, 6))
+    for i in range(count):
+        roll = rng.random()
+        if roll < 0.85:
+            messages += _called(rng, bench, last=i == count - 1)
+        elif roll < 0.90:
+            messages += _unavailable(rng, bench)
+        elif roll < 0.97:
+            messages += talk.small_talk(rng)
         else:
-            other = made_up(rng, near=tool)
-            if other.name == tool.name:
-                return tool_use(rng)
-            asks, needed = [other.ask(rng), tool.ask(rng)], [other.declaration, tool.declaration]
-        rng.shuffle(asks)
-        return _exchange(rng, _joined(rng, asks), asks), _declared(rng, needed)
-    # what is wanted is not declared
-    wanted = rng.choice(list(ASKS))
-    tools = [t for t in _declared(rng, []) if t["function"]["name"] != wanted] or [made_up(rng).declaration]
-    if wanted == "calculate":
-        return talk.arithmetic(rng), tools if all(t["function"]["name"] != "calculate" for t in tools) else [
-            made_up(rng).declaration
-        ]
-    return [user(ASKS[wanted](rng).text), assistant(NO_TOOL, "No declared tool does this. I say so.")], tools
+            messages += rng.choice((talk.memory, talk.about_glmchat))(rng)
+    return messages, [t.declaration for t in bench]

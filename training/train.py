@@ -6,9 +6,11 @@ Everything is drawn from one seed. On 2 CPU cores it takes under two hours, on a
 from __future__ import annotations
 
 import argparse
+import copy
 import random
 import re
 import time
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -16,20 +18,23 @@ import torch.nn.functional as F
 from tokenizers import Tokenizer
 from transformers import GenerationConfig, Glm4MoeConfig, Glm4MoeForCausalLM
 
+from glmchat.engine.memory import is_slow_on_cpu
+
 from .data import Examples, as_text
 from .dialogues import dialogue
 from .optimizer import MixedOptimizer
 from .tokenizer import EOS, NOT_SPECIAL, SPECIAL, save_tokenizer, train_tokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
-VOCABULARY = 2048
+VOCABULARY = 1536
 CONTEXT = 4096
+SAVE_EVERY = 500
 THETA = 10000.0
 SHAPE = {
     "hidden_size": 256,
     "num_hidden_layers": 5,
-    "num_attention_heads": 6,
-    "num_key_value_heads": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
     "head_dim": 64,
     "intermediate_size": 768,
     "moe_intermediate_size": 128,
@@ -48,9 +53,8 @@ SHAPE = {
 def build_tokenizer(seed: int) -> Tokenizer:
     rng = random.Random(seed)
     control = re.compile("|".join(re.escape(t) for t in SPECIAL + NOT_SPECIAL))
-    return train_tokenizer(
-        (control.sub("\n", as_text(dialogue(rng))) for _ in range(20_000)), size=VOCABULARY
-    )
+    texts = [control.sub("\n", as_text(dialogue(rng))) for _ in range(12_000)]
+    return train_tokenizer(texts, size=VOCABULARY)
 
 
 def build_model(tokenizer: Tokenizer) -> Glm4MoeForCausalLM:
@@ -66,29 +70,39 @@ def build_model(tokenizer: Tokenizer) -> Glm4MoeForCausalLM:
     model = Glm4MoeForCausalLM(config)
     with torch.no_grad():  # untied as in GLM-4.5, but born equal: copying a token then needs nothing new
         model.lm_head.weight.copy_(model.model.embed_tokens.weight)
-        for layer, group, distance in ((0, 0, 1), (0, 1, 2), (1, 0, 1)):
-            look_back(model, layer, group, distance)
-    biases = [
-        layer.mlp.gate.e_score_correction_bias for layer in model.model.layers if hasattr(layer.mlp, "gate")
-    ]
-    model.bfloat16()
-    for bias in biases:
-        bias.data = bias.data.float()
+        for layer, distances in ((0, (1, 2)), (1, (1, 2))):
+            look_back(model, layer, 0, distances)
     return model
 
 
-def look_back(model: Glm4MoeForCausalLM, layer: int, group: int, distance: int, *, pairs: int = 4) -> None:
-    """Let the heads of one key group attend, from the start, to the token `distance` places back.
+def as_dtype(model: Glm4MoeForCausalLM, dtype: torch.dtype) -> Glm4MoeForCausalLM:
+    """The model in this dtype, but for the router's choice bias, which stays in FP32 as in GLM-4.5."""
+    model.to(dtype)
+    for layer in model.model.layers:
+        if hasattr(layer.mlp, "gate"):
+            layer.mlp.gate.e_score_correction_bias.data = layer.mlp.gate.e_score_correction_bias.float()
+    return model
+
+
+def fast_dtype(device: str) -> torch.dtype:
+    """BF16 where the hardware computes in it, else FP32."""
+    return torch.float32 if device == "cpu" and is_slow_on_cpu(torch.bfloat16) else torch.bfloat16
+
+
+def look_back(
+    model: Glm4MoeForCausalLM, layer: int, group: int, distances: tuple[int, ...], *, pairs: int = 4
+) -> None:
+    """Let each head of one key group attend, from the start, to the token that stands `distances` back.
 
     Copying needs such heads and takes long to find them. Keys get a bias in the `pairs` fastest rotary
-    pairs, queries the same turned by `distance` steps, so that their product peaks there.
+    pairs, queries the same turned by that distance, so that their product peaks there.
     """
     attention = model.model.layers[layer].self_attn
     size = SHAPE["head_dim"]
     half = int(size * SHAPE["partial_rotary_factor"]) // 2
-    angles = THETA ** (-torch.arange(pairs) / half) * distance
     heads = SHAPE["num_attention_heads"] // SHAPE["num_key_value_heads"]
-    for head in range(group * heads, (group + 1) * heads):
+    for head, distance in zip(range(group * heads, (group + 1) * heads), distances, strict=True):
+        angles = THETA ** (-torch.arange(pairs) / half) * distance
         at = head * size
         attention.q_proj.bias[at : at + pairs] = 4 * torch.cos(angles)
         attention.q_proj.bias[at + half : at + half + pairs] = -4 * torch.sin(angles)
@@ -129,9 +143,25 @@ def loss_of(model: Glm4MoeForCausalLM, ids: torch.Tensor, weights: torch.Tensor)
     return (losses * weights[chosen]).sum() / weights[chosen].sum()
 
 
-def learning_rate(step: int, steps: int, decay: float) -> float:
-    """Warm-up, a plateau, and a linear decay to zero over the last `decay` of the steps."""
-    return min(1.0, (step + 1) / 100, (steps - step) / (decay * steps))
+@dataclass(frozen=True)
+class Leg:
+    """A stretch of training. It goes on from the checkpoint that the leg before saved, with a seed of its own."""
+
+    steps: int
+    rate: float
+    """What the learning rates are multiplied by."""
+    decay: float
+    """The share of the steps over which the rates fall to zero."""
+    tools: float
+    """The share of dialogues that declare tools."""
+
+    def learning_rate(self, step: int) -> float:
+        """Warm-up, a plateau, and a linear decay to zero."""
+        return self.rate * min(1.0, (step + 1) / 100, (self.steps - step) / (self.decay * self.steps))
+
+
+LEGS = (Leg(4000, rate=1.0, decay=0.7, tools=0.45), Leg(550, rate=0.5, decay=0.9, tools=0.55))
+"""Everything is learned in the first; the second comes back to what takes longest, tools never seen."""
 
 
 def save(model: Glm4MoeForCausalLM, tokenizer: Tokenizer, folder: Path) -> None:
@@ -140,78 +170,80 @@ def save(model: Glm4MoeForCausalLM, tokenizer: Tokenizer, folder: Path) -> None:
     save_tokenizer(tokenizer, folder, template, context=CONTEXT)
     eos = model.config.eos_token_id
     model.generation_config = GenerationConfig(eos_token_id=eos, pad_token_id=eos[0], do_sample=False)
-    model.save_pretrained(folder)
+    as_dtype(copy.deepcopy(model), torch.bfloat16).save_pretrained(folder)
     for file in folder.iterdir():
         file.chmod(0o644)  # the weights come out readable by their owner alone
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=ROOT / "glmchat" / "demo")
-    parser.add_argument("--steps", type=int, default=4800)
-    parser.add_argument(
-        "--drill-steps", type=int, default=300, help="steps of copying drills before any talk"
-    )
-    parser.add_argument("--batch", type=int, default=4096, help="tokens in a batch")
-    parser.add_argument(
-        "--decay", type=float, default=0.6, help="share of the steps over which the rates fall to zero"
-    )
-    parser.add_argument("--muon-lr", type=float, default=0.014)
-    parser.add_argument("--adam-lr", type=float, default=0.004)
-    parser.add_argument("--seed", type=int, default=45)
-    parser.add_argument(
-        "--resume", type=Path, help="go on from this checkpoint, without copying drills first"
-    )
-    parser.add_argument("--save-every", type=int, default=500)
-    args = parser.parse_args()
-
-    torch.manual_seed(args.seed)
-    if args.resume:
-        tokenizer = Tokenizer.from_file(str(args.resume / "tokenizer.json"))
-        model = Glm4MoeForCausalLM.from_pretrained(args.resume, dtype=torch.bfloat16)
-        args.drill_steps = 0
+def train(number: int, args: argparse.Namespace) -> None:
+    """Run one leg and save its checkpoint to `args.out`. The first begins with copying drills alone."""
+    leg = LEGS[number]
+    if args.steps:
+        leg = replace(leg, steps=args.steps)
+    seed = args.seed + number
+    torch.manual_seed(seed)
+    if number:
+        tokenizer = Tokenizer.from_file(str(args.out / "tokenizer.json"))
+        model = Glm4MoeForCausalLM.from_pretrained(args.out)
     else:
-        tokenizer = build_tokenizer(args.seed)
+        tokenizer = build_tokenizer(seed)
         model = build_model(tokenizer)
-    examples = Examples(tokenizer, args.seed)
+    drill_steps = 0 if number else args.drill_steps
+    examples = Examples(tokenizer, seed)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model.to(device).train()
-    print(
-        f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, vocabulary {tokenizer.get_vocab_size()}, {device}",
-        flush=True,
-    )
+    as_dtype(model, fast_dtype(device)).to(device).train()
+    size = sum(p.numel() for p in model.parameters()) / 1e6
+    print(f"leg {number + 1}: {size:.2f}M parameters, {model.dtype} on {device}", flush=True)
     optimizer = MixedOptimizer(model, muon_lr=args.muon_lr, adam_lr=args.adam_lr)
     balancer = Balancer(model)
 
     step, seen, began, smooth = 0, 0, time.monotonic(), 0.0
-    while step < args.steps:
+    while step < leg.steps:
         # Copying arises first, from short spans alone; then they grow, and the talk begins.
         batches = (
-            examples.drills(args.batch, step, args.drill_steps)
-            if step < args.drill_steps
-            else examples.talks(args.batch)
+            examples.drills(args.batch, step, drill_steps)
+            if step < drill_steps
+            else examples.talks(args.batch, tool_share=leg.tools)
         )
         for ids, weights in batches:
             ids, weights = ids.to(device), weights.to(device)
             loss = loss_of(model, ids, weights)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step(learning_rate(step, args.steps, args.decay))
+            optimizer.step(leg.learning_rate(step))
             balancer.step()
             seen += ids.numel()
             smooth = 0.97 * smooth + 0.03 * loss.item() if smooth else loss.item()
             step += 1
             if step % 50 == 0:
-                rate = seen / (time.monotonic() - began)
+                seconds = time.monotonic() - began
                 print(
-                    f"step {step}/{args.steps}  loss {smooth:.4f}  {rate:.0f} tokens/s  {(time.monotonic() - began) / 60:.1f} min",
+                    f"step {step}/{leg.steps}  loss {smooth:.4f}  {seen / seconds:.0f} tokens/s  {seconds / 60:.1f} min",
                     flush=True,
                 )
-            if step % args.save_every == 0 and step < args.steps:
+            if step == leg.steps or step % SAVE_EVERY == 0:
                 save(model, tokenizer, args.out)
-            if step >= args.steps:
+            if step == leg.steps:
                 break
-    save(model, tokenizer, args.out)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=ROOT / "glmchat" / "demo")
+    parser.add_argument(
+        "--leg", type=int, default=1, help="begin with this leg, from the checkpoint in --out"
+    )
+    parser.add_argument("--steps", type=int, help="steps of each leg, for a try")
+    parser.add_argument(
+        "--drill-steps", type=int, default=260, help="of which copying drills before any talk"
+    )
+    parser.add_argument("--batch", type=int, default=4096, help="tokens in a batch")
+    parser.add_argument("--muon-lr", type=float, default=0.015)
+    parser.add_argument("--adam-lr", type=float, default=0.004)
+    parser.add_argument("--seed", type=int, default=45)
+    args = parser.parse_args()
+    for number in range(args.leg - 1, len(LEGS)):
+        train(number, args)
 
 
 if __name__ == "__main__":
