@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> None:
 
 def _compare(model: str, args: argparse.Namespace) -> Comparison:
     with open_local(model, LoadOptions(device_map=args.device_map)) as engine:
-        bare = BareLoop(model, args.device_map, engine.info.dtype)
+        bare = BareLoop(model, args.device_map)
         prompt = bare.encode(args.prompt)
         count, _ = _engine_speed(engine, args)
         expected, _ = bare.speed(prompt, args.tokens)
@@ -71,13 +71,12 @@ def _engine_speed(engine: LocalEngine, args: argparse.Namespace) -> tuple[int, f
 class BareLoop:
     """Greedy decoding as one would write it by hand: nothing but the model and a stop check."""
 
-    def __init__(self, model: str, device_map: str, dtype: str) -> None:
-        import torch
+    def __init__(self, model: str, device_map: str) -> None:
         from transformers import AutoModelForCausalLM
 
         self._checkpoint = resolve(model)
         self._model = AutoModelForCausalLM.from_pretrained(
-            self._checkpoint.folder, dtype=getattr(torch, dtype), device_map=device_map
+            self._checkpoint.folder, dtype="auto", device_map=device_map
         ).eval()
 
     def encode(self, prompt: str) -> list[int]:

@@ -23,7 +23,7 @@ from ..errors import ModelError
 from ..events import LoadProgress
 from ..glm.checkpoints import Checkpoint
 from .faults import one_line
-from .memory import DeviceMap, parse_device_map, parse_max_memory, wider_on_cpu
+from .memory import DeviceMap, parse_device_map, parse_max_memory
 
 OnProgress = Callable[[LoadProgress], None]
 
@@ -32,8 +32,7 @@ OnProgress = Callable[[LoadProgress], None]
 class LoadOptions:
     """How weights are found and placed; the fields are the command line's options of the same name.
 
-    `dtype` auto keeps the checkpoint's own type, but for a CPU alone that is slow in it and has memory for
-    FP32. `offload_dir` is needed only when weights go to disk.
+    `dtype` auto keeps the checkpoint's own type. `offload_dir` is needed only when weights go to disk.
     """
 
     device_map: str = "auto"
@@ -71,10 +70,6 @@ def load_model(checkpoint: Checkpoint, options: LoadOptions, on_progress: OnProg
                 device_map = {"": "cpu"}
         elif list(device_map) != [""]:
             _check_modules(device_map, config, options.trust_remote_code)
-        dtype: Any = "auto" if options.dtype == "auto" else getattr(torch, options.dtype)
-        if dtype == "auto" and _only_cpu(device_map) and not hasattr(config, "quantization_config"):
-            # By checkpoint and machine alone, whatever goes to disk: so all maps give the same answer.
-            dtype = torch.float32 if wider_on_cpu(config.dtype, checkpoint.weight_bytes) else "auto"
         offload_folder = _offload_folder(options.offload_dir)
         if offload_folder is not None:
             undo.callback(shutil.rmtree, offload_folder, ignore_errors=True)
@@ -86,7 +81,7 @@ def load_model(checkpoint: Checkpoint, options: LoadOptions, on_progress: OnProg
                 device_map=device_map,
                 max_memory=max_memory,
                 offload_folder=str(offload_folder) if offload_folder else None,
-                dtype=dtype,
+                dtype="auto" if options.dtype == "auto" else getattr(torch, options.dtype),
                 use_safetensors=True,
                 trust_remote_code=options.trust_remote_code,
                 local_files_only=True,
@@ -181,15 +176,6 @@ def _compute_device(embedding: Any) -> Any:
     if embedding.weight.device.type != "meta":
         return embedding.weight.device
     return torch.device(getattr(getattr(embedding, "_hf_hook", None), "execution_device", None) or "cpu")
-
-
-def _only_cpu(device_map: DeviceMap) -> bool:
-    """Whether no GPU or other accelerator computes."""
-    import torch
-
-    if isinstance(device_map, str):
-        return not torch.accelerator.is_available()
-    return {"cpu", "disk"}.issuperset(device_map.values())
 
 
 def _check_devices(device_map: DeviceMap, max_memory: dict[int | str, int] | None) -> None:

@@ -1,13 +1,11 @@
-"""Where weights may go, and how wide they are there: `--max-memory` and `--device-map` as text, checked
-before anything is loaded, and the dtype that `--dtype auto` stands for."""
+"""Where weights may go: `--max-memory` and `--device-map` as text, checked before anything is loaded."""
 
 from __future__ import annotations
 
 import json
 import re
-import time
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from ..errors import UsageError
 
@@ -70,38 +68,3 @@ def parse_device_map(text: str) -> DeviceMap:
                 "cuda:N, cpu or disk."
             )
     return placement
-
-
-SLOW = 4.0
-"""A dtype is slow whose matrix product takes this many times as long as FP32's; emulated, it is 50 to 100."""
-
-
-def is_slow_on_cpu(dtype: Any) -> bool:
-    """Whether this CPU multiplies matrices of the torch dtype `dtype` far slower than FP32 ones.
-
-    torch has fast kernels for BF16 and FP16 only where the CPU has instructions for them. No public call
-    tells, so it is measured, in some 20 ms at the worst.
-    """
-    import torch
-
-    def seconds(dtype: Any) -> float:
-        a, b = torch.ones(64, 256, dtype=dtype), torch.ones(256, 256, dtype=dtype)
-        times = []
-        for _ in range(3):
-            started = time.perf_counter()
-            a @ b
-            times.append(time.perf_counter() - started)
-        return min(times)
-
-    return seconds(dtype) > SLOW * seconds(torch.float32)
-
-
-def wider_on_cpu(stored: Any, weight_bytes: int) -> bool:
-    """Whether weights of the torch dtype `stored` should be FP32 on the CPU: where they are of 16 bits, slow
-    there, and twice their bytes take no more than three quarters of the memory that is free."""
-    import psutil
-    import torch
-
-    if stored not in (torch.bfloat16, torch.float16):
-        return False
-    return 2 * weight_bytes <= 0.75 * psutil.virtual_memory().available and is_slow_on_cpu(stored)

@@ -93,14 +93,6 @@ class Checkpoint:
         return 0
 
     @property
-    def weight_bytes(self) -> int:
-        """Size of the weights on disk."""
-        files = {
-            f for pattern in _WEIGHT_FILES for f in self.folder.glob(pattern) if f.suffix == ".safetensors"
-        }
-        return sum(f.stat().st_size for f in files)
-
-    @property
     def sampling(self) -> SamplingDefaults:
         return SamplingDefaults.from_dict(self.generation_config)
 

@@ -11,7 +11,7 @@ import pytest
 
 from glmchat.engine.loading import LoadOptions
 from glmchat.engine.local import open_local
-from glmchat.engine.memory import is_slow_on_cpu, parse_device_map, parse_max_memory, wider_on_cpu
+from glmchat.engine.memory import parse_device_map, parse_max_memory
 from glmchat.errors import GlmChatError, ModelError, UsageError
 from glmchat.events import LoadProgress
 from tests import tiny
@@ -76,18 +76,6 @@ def test_dtype(tiny_glm: Path) -> None:
     for dtype, expected in {"auto": "float32", "bfloat16": "bfloat16"}.items():
         with open_local(str(tiny_glm), LoadOptions(dtype=dtype)) as engine:
             assert engine.info.dtype == expected
-
-
-def test_a_cpu_that_is_slow_in_bf16_gets_fp32_where_memory_allows() -> None:
-    import torch
-
-    slow = is_slow_on_cpu(torch.bfloat16)
-    assert not is_slow_on_cpu(torch.float32)
-    assert wider_on_cpu(torch.bfloat16, 1000) == slow
-    assert not wider_on_cpu(torch.bfloat16, 10**15)
-    assert not wider_on_cpu(torch.float32, 1000)
-    with open_local("demo", LoadOptions(device_map="cpu")) as engine:
-        assert engine.info.dtype == ("float32" if slow else "bfloat16")
 
 
 def test_info_and_progress(tiny_glm: Path) -> None:
