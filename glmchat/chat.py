@@ -13,12 +13,15 @@ import threading
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import replace
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .engine.base import Engine, GenerationOptions
 from .errors import ConversationError
 from .events import AnswerDelta, Event, ThinkingDelta, ToolCallReady, TurnDone
 from .messages import Conversation, Message, ToolCall
+
+if TYPE_CHECKING:
+    from .glm.encode import Prompt
 
 NOT_RUN = "This call was not run."
 
@@ -76,10 +79,7 @@ class Chat:
         Raises what the engine raises, after taking the user message back.
         """
         conversation = self.conversation
-        for call in conversation.unanswered:
-            conversation.append(Message("tool", NOT_RUN, tool_call_id=call.id))
-        before = len(conversation)
-        conversation.append(Message("user", text))
+        before = _append_question(conversation, text)
         # A new one for each turn: clearing one can deadlock with a signal handler that sets it.
         self._cancel = cancel = threading.Event()
         partial = _Partial()
@@ -110,6 +110,25 @@ class Chat:
         """Start over; the system message stays."""
         self.conversation.clear()
 
+    def undo(self) -> str | None:
+        """Take back the newest question and all that came of it. Returns its text; None: there was none."""
+        messages = self.conversation.messages
+        for at in range(len(messages) - 1, -1, -1):
+            if messages[at].role == "user":
+                self.conversation.truncate(at)
+                return messages[at].content
+        return None
+
+    def render(self, question: str | None = None) -> Prompt | None:
+        """The conversation as the model reads it, or as it would with this question at its end.
+
+        None where a server renders it out of sight.
+        """
+        conversation = self.conversation.copy()
+        if question is not None:
+            _append_question(conversation, question)
+        return self.engine.render(conversation, tools=self.tools, options=self.options)
+
     def close(self) -> None:
         """Close the engine."""
         self.engine.close()
@@ -127,6 +146,14 @@ class Chat:
             self.conversation.truncate(before)
             return message
         return self.conversation.append(message)
+
+
+def _append_question(conversation: Conversation, text: str) -> int:
+    """Append a user message, after a result for each open call; returns its place."""
+    for call in conversation.unanswered:
+        conversation.append(Message("tool", NOT_RUN, tool_call_id=call.id))
+    conversation.append(Message("user", text))
+    return len(conversation) - 1
 
 
 class _Partial:

@@ -181,6 +181,13 @@ class Conversation:
         new._messages = list(self._messages)
         return new
 
+    def set_system(self, text: str | None) -> None:
+        """Put this in place of the leading system message, or before the rest; None takes it away."""
+        if self._messages and self._messages[0].role == "system":
+            del self._messages[0]
+        if text is not None:
+            self._messages.insert(0, Message("system", text))
+
     def truncate(self, length: int) -> None:
         """Forget all but the first `length` messages."""
         del self._messages[length:]

@@ -20,6 +20,7 @@ from glmchat.events import (
     TurnDone,
     Usage,
 )
+from glmchat.glm.encode import Prompt
 from glmchat.messages import Conversation, Message, ToolCall
 
 Script = Iterable[Event | Exception]
@@ -56,7 +57,7 @@ class ScriptedEngine:
     def __init__(self, *scripts: Script, delay: float = 0.0) -> None:
         self.scripts = [list(script) for script in scripts]
         self.seen: list[tuple[Conversation, Sequence[dict[str, Any]], GenerationOptions | None]] = []
-        self.info = ModelInfo("scripted", "cpu", load_s=0.5)
+        self.info = ModelInfo("scripted", "cpu", load_s=0.5, context_length=20)
         self.delay = delay
         self.closed = False
         self.abandoned = 0
@@ -97,6 +98,16 @@ class ScriptedEngine:
             whole = True
         finally:
             self.abandoned += not whole
+
+    def render(
+        self,
+        conversation: Conversation,
+        *,
+        tools: Sequence[dict[str, Any]] = (),
+        options: GenerationOptions | None = None,
+    ) -> Prompt:
+        text = "".join(f"<|{m.role}|>{m.content}" for m in conversation)
+        return Prompt(text, list(range(len(text.split()))), thinking_open=False)
 
     def close(self) -> None:
         self.closed = True

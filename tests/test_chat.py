@@ -149,3 +149,27 @@ def test_clear_keeps_the_system_message_and_the_context_closes_the_engine() -> N
         chat.clear()
         assert stored(chat) == [("system", "S")]
     assert engine.closed
+
+
+def test_undo_takes_back_a_whole_exchange() -> None:
+    calls = (ToolCall("now"),)
+    chat = Chat(ScriptedEngine(turn("one"), turn(calls=calls, reason="tool_calls")), system="Be brief.")
+    assert chat.undo() is None
+    list(chat.send("a"))
+    list(chat.send("b"))
+    chat.conversation.append(Message("tool", "noon"))
+    assert chat.undo() == "b"
+    assert stored(chat) == [("system", "Be brief."), ("user", "a"), ("assistant", "one")]
+    assert chat.undo() == "a"
+    assert stored(chat) == [("system", "Be brief.")]
+    assert chat.undo() is None
+
+
+def test_render_leaves_the_conversation_as_it_is() -> None:
+    calls = (ToolCall("now"),)
+    chat = Chat(ScriptedEngine(turn(calls=calls, reason="tool_calls")))
+    list(chat.send("time?"))
+    prompt = chat.render("never mind")
+    assert prompt is not None
+    assert prompt.text.endswith(f"<|tool|>{NOT_RUN}<|user|>never mind")
+    assert len(chat.conversation) == 2

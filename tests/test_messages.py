@@ -189,3 +189,12 @@ def test_clear_copy_and_list() -> None:
     assert len(conversation) == 0
     assert [m.role for m in copy] == ["system", "user", "assistant"]
     assert Conversation(copy.to_list()).messages == copy.messages
+
+
+def test_the_system_message_is_set_replaced_and_taken_away() -> None:
+    conversation = Conversation([{"role": "user", "content": "hi"}])
+    conversation.set_system("Be brief.")
+    conversation.set_system("Be kind.")
+    assert [(m.role, m.content) for m in conversation] == [("system", "Be kind."), ("user", "hi")]
+    conversation.set_system(None)
+    assert [m.role for m in conversation] == ["user"]

@@ -5,10 +5,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ..events import Event
 from ..messages import Conversation
+
+if TYPE_CHECKING:
+    from ..glm.encode import Prompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +66,19 @@ class Engine(Protocol):
 
         Raises: ContextFullError when the prompt leaves no room to answer; ModelError or ServerError
         when the engine fails. The engine stays usable after either.
+        """
+        ...
+
+    def render(
+        self,
+        conversation: Conversation,
+        *,
+        tools: Sequence[dict[str, Any]] = (),
+        options: GenerationOptions | None = None,
+    ) -> Prompt | None:
+        """The exact prompt of a turn, its token ids included; None where a server renders it out of sight.
+
+        May be called while a turn runs. Raises: TemplateError; ModelError when there is no model.
         """
         ...
 

@@ -18,7 +18,7 @@ from typing import Any
 from ..errors import GlmChatError, ModelError
 from ..events import Event, LoadProgress
 from ..glm.checkpoints import choose_template, resolve
-from ..glm.encode import PromptEncoder
+from ..glm.encode import Prompt, PromptEncoder
 from ..messages import Conversation
 from .base import GenerationOptions, ModelInfo
 from .faults import one_line
@@ -27,6 +27,8 @@ from .outbox import Outbox
 from .turn import Turn, TurnRunner
 
 log = logging.getLogger(__name__)
+
+_CLOSED = "The engine is closed; open the model again."
 
 
 class LocalEngine:
@@ -52,6 +54,7 @@ class LocalEngine:
         self._lock = threading.Lock()
         self._fault: GlmChatError | None = None
         self._info: ModelInfo | None = None
+        self._runner: TurnRunner | None = None
         load = _Load(model, options, chat_template, self._pass_on(on_progress))
         self._thread = threading.Thread(target=self._run, args=(load,), name="glmchat-inference", daemon=True)
         self._thread.start()
@@ -95,12 +98,26 @@ class LocalEngine:
         )
         with self._lock:
             if self._closing.is_set():
-                raise ModelError("The engine is closed; open the model again.")
+                raise ModelError(_CLOSED)
             self._turns.put(turn)
         try:
             yield from outbox
         finally:
             abandoned.set()
+
+    def render(
+        self,
+        conversation: Conversation,
+        *,
+        tools: Sequence[dict[str, Any]] = (),
+        options: GenerationOptions | None = None,
+    ) -> Prompt:
+        """The exact prompt; see Engine.render."""
+        self.wait()
+        runner = self._runner
+        if runner is None:
+            raise ModelError(_CLOSED)
+        return runner.render(conversation.messages, tools, options or GenerationOptions())
 
     def close(self) -> None:
         """Stop a running turn, end the thread and free the model. Idempotent."""
@@ -134,6 +151,7 @@ class LocalEngine:
         try:
             with one_line(load.model, "loading"):
                 runner, self._info = load()
+                self._runner = runner
         except GlmChatError as e:
             self._fault = e
             return
@@ -147,6 +165,7 @@ class LocalEngine:
             except GlmChatError as e:
                 log.debug("the turn failed", exc_info=True)
                 turn.outbox.fail(e)
+        self._runner = None
         runner.close()
 
 

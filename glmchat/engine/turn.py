@@ -23,7 +23,7 @@ from ..events import (
     Usage,
 )
 from ..glm.checkpoints import Checkpoint
-from ..glm.encode import PromptEncoder
+from ..glm.encode import Prompt, PromptEncoder
 from ..glm.parser import OutputParser
 from ..messages import Message
 from .base import GenerationOptions
@@ -70,7 +70,7 @@ class TurnRunner:
 
         Raises: ContextFullError, TemplateError, and whatever torch raises. The runner stays usable.
         """
-        prompt = self._encoder.encode(turn.messages, turn.tools, enable_thinking=turn.options.enable_thinking)
+        prompt = self.render(turn.messages, turn.tools, turn.options)
         room = self._room(len(prompt.ids))
         limit = turn.options.max_tokens
         budget = room if limit is None else limit if room is None else min(room, limit)
@@ -85,6 +85,17 @@ class TurnRunner:
         if reason == "length" and budget != limit:
             reason = "context"
         answer.finish(reason, prompt_tokens=len(prompt.ids), cached_tokens=cached)
+
+    def render(
+        self, messages: Sequence[Message], tools: Sequence[dict[str, Any]], options: GenerationOptions
+    ) -> Prompt:
+        """What the model reads; touches no tensors, so any thread may call it."""
+        return self._encoder.encode(
+            messages,
+            tools,
+            enable_thinking=options.enable_thinking,
+            add_generation_prompt=not messages or messages[-1].role != "assistant",
+        )
 
     def close(self) -> None:
         """Free the KV cache and what loading left on disk."""

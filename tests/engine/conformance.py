@@ -59,6 +59,18 @@ class EngineConformance:
         )
         assert kinds.count(ThinkingDone) == 1
 
+    def test_the_rendered_prompt_is_the_one_that_is_read(self, engine: Engine) -> None:
+        conversation = Conversation([{"role": "user", "content": tiny.HELLO.question}])
+        prompt = engine.render(conversation, options=GREEDY)
+        first = next(e for e in ask(engine, tiny.HELLO.question) if isinstance(e, PromptReady))
+        assert prompt is not None
+        assert len(prompt.ids) == first.prompt_tokens
+        assert prompt.text.endswith("<|assistant|>")
+        conversation.append({"role": "assistant", "content": "Hello!"})
+        answered = engine.render(conversation, options=GREEDY)
+        assert answered is not None
+        assert answered.text.endswith("Hello!"), "nothing is asked of the model yet"
+
     def test_deltas_add_up_to_the_message(self, engine: Engine) -> None:
         events = ask(engine, tiny.HELLO.question)
         message = done(events).message
