@@ -207,7 +207,12 @@ def _dispatch(settings: st.Settings, args: argparse.Namespace) -> int:
         from .terminal import repl
 
         with start.open_chat(settings, load) as chat:
-            return repl.run(chat, load, show_thinking=settings.show_thinking)
+            return repl.run(
+                chat,
+                load,
+                lambda model: start.open_engine(settings, model, load),
+                show_thinking=settings.show_thinking,
+            )
     if args.print_prompt:
         return start.print_prompt(settings, prompt)
     with start.open_chat(settings, load) as chat:

@@ -12,6 +12,7 @@ import pytest
 
 from glmchat import errors
 from glmchat.cli import build_parser
+from glmchat.terminal.commands import COMMANDS, KEYS
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -42,6 +43,13 @@ def glmchat_commands() -> list[list[str]]:
 def test_options_are_those_of_help() -> None:
     (shown,) = blocks("text")
     assert shown == build_parser().format_help(), "put the output of `glmchat --help` into README.md"
+
+
+def test_commands_and_keys_are_those_of_the_chat() -> None:
+    rows = re.findall(r"^\| (.+) \| (.+) \|$", README, re.MULTILINE)
+    commands = [(f"`{c.name} {c.arguments}".strip().replace("|", r"\|") + "`", c.help) for c in COMMANDS]
+    assert [row for row in rows if row[0].startswith("`/")] == commands
+    assert set(KEYS) <= set(rows)
 
 
 def test_examples_are_found() -> None:

@@ -1,23 +1,48 @@
-"""The commands of the chat, in one table; /help, completion and the nearest-name hint all read it."""
+"""The commands of the chat, in one table; /help, completion, the README and the nearest-name hint read it."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 from ..chat import Chat
+from ..engine.base import ModelInfo
+from ..errors import GlmChatError
+from ..events import TurnDone
 from ..settings import nearest
+from .attach import attach, read_block
+from .clipboard import code_blocks, copy
+from .params import PARAMETERS, describe_parameters, set_parameter
+from .wording import bar, count, size_text, stats_text
 
 
 class Host(Protocol):
     """What a command may do to the chat it is typed into."""
 
     chat: Chat
+    turns: list[TurnDone]
+    """What was answered since the program started, the newest last."""
+
+    @property
+    def info(self) -> ModelInfo | None:
+        """The model, or None while it loads."""
+
+    def wait_for_model(self) -> None:
+        """Return when the model is there. Raises: KeyboardInterrupt, and what loading raised."""
+
+    def load_model(self, name: str) -> None:
+        """Put another model in place of this one; the conversation stays."""
 
     def say(self, text: str) -> None:
         """Print one or more lines."""
+
+    def ask(self, text: str) -> None:
+        """Send text as the person's next message."""
+
+    def draft(self, text: str) -> None:
+        """Put text into the input line, to be worked on."""
 
     def show_thought(self) -> None:
         """Print the newest thought in full."""
@@ -32,19 +57,25 @@ class Command:
     arguments: str
     help: str
     run: Callable[[Host, str], None]
+    choices: tuple[str, ...] = ()
+    """What its first argument may be, for completion."""
+    takes_path: bool = False
 
 
 def is_command(text: str) -> bool:
-    """Whether a line is meant as a command: `/word …` on one line; a space before it makes it text."""
-    return re.match(r"/[A-Za-z?]*(\s|$)", text) is not None and "\n" not in text.strip()
+    """Whether a line is meant as a command: `/word …`; a space before it makes it text."""
+    return re.match(r"/[A-Za-z?]*(\s|$)", text) is not None
 
 
 def run_command(host: Host, text: str) -> None:
-    """Run one command line; an unknown name is answered with the nearest one."""
-    name, _, argument = text.strip().partition(" ")
+    """Run one command; an unknown name is answered with the nearest one, a fault with its message."""
+    name, argument = re.match(r"(\S+)\s*(.*)", text.strip(), re.DOTALL).groups()  # type: ignore[union-attr]
     for command in COMMANDS:
         if command.name == name:
-            return command.run(host, argument.strip())
+            try:
+                return command.run(host, argument)
+            except GlmChatError as e:
+                return host.say(str(e))
     hint = nearest(name, [c.name for c in COMMANDS]) or "; /help lists the commands."
     return host.say(f"Unknown command {name}{hint} (To send it as text, put a space before it.)")
 
@@ -59,14 +90,14 @@ def _help(host: Host, argument: str) -> None:
 def _think(host: Host, argument: str) -> None:
     if argument == "show":
         return host.show_thought()
-    chat = host.chat
-    if argument in ("on", "off"):
-        chat.options = replace(chat.options, enable_thinking=argument == "on")
-    elif argument:
+    options = host.chat.options
+    if argument and argument not in ("on", "off"):
         return host.say(f"/think takes on, off or show, not {argument!r}.")
-    state = "on" if chat.options.enable_thinking else "off"
-    note = "" if chat.engine.info.thinks else " (this model's template has no such switch)"
-    return host.say(f"Thinking is {state}{note}.")
+    thinks = argument == "on" if argument else not options.enable_thinking
+    host.chat.options = replace(options, enable_thinking=thinks)
+    blind = host.info is not None and not host.info.thinks
+    note = " (this model's template has no such switch)" if blind else ""
+    return host.say(f"Thinking is {'on' if thinks else 'off'}{note}.")
 
 
 def _tools(host: Host, argument: str) -> None:
@@ -81,6 +112,123 @@ def _tools(host: Host, argument: str) -> None:
     return host.say("\n".join([*rows, "The model may call these; calls are shown, not run."]))
 
 
+def _model(host: Host, argument: str) -> None:
+    if argument:
+        return host.load_model(argument)
+    info = host.info
+    if info is None:
+        return host.say("The model is still loading.")
+    parts = [
+        info.name,
+        f"{info.parameters / 1e6:,.1f}M parameters" if info.parameters else "",
+        " ".join(part for part in (info.dtype, f"on {info.device}" if info.device else "") if part),
+        f"context of {info.context_length:,} tokens" if info.context_length else "",
+        f"loaded in {info.load_s:.1f} s" if info.load_s else "",
+    ]
+    return host.say(", ".join(part for part in parts if part))
+
+
+def _params(host: Host, argument: str) -> None:
+    if argument:
+        host.chat.options = set_parameter(host.chat.options, argument)
+    host.say(describe_parameters(host.chat.options))
+
+
+def _system(host: Host, argument: str) -> None:
+    conversation = host.chat.conversation
+    if argument == "off":
+        conversation.set_system(None)
+        return host.say("No system message.")
+    if argument:
+        text = read_block(argument[1:]).text.rstrip("\n") if argument.startswith("@") else argument
+        conversation.set_system(text)
+        return host.say("The system message is set.")
+    first = conversation.messages[:1]
+    return host.say(first[0].content if first and first[0].role == "system" else "No system message.")
+
+
+def _file(host: Host, argument: str) -> None:
+    if not argument:
+        return host.say("Which file? /file PATH attaches it to your next message, as @PATH does within one.")
+    block = read_block(argument.strip("\"'"))
+    named = f'@"{block.path}"' if re.search(r"\s", block.path) else f"@{block.path}"
+    host.draft(f"{named} ")
+    return host.say(f"{block.path}: {size_text(len(block.text.encode()))}, goes with the message below.")
+
+
+def _retry(host: Host, argument: str) -> None:
+    text = host.chat.undo()
+    if text is None:
+        return host.say("Nothing to try again.")
+    return host.ask(text)
+
+
+def _undo(host: Host, argument: str) -> None:
+    text = host.chat.undo()
+    if text is None:
+        return host.say("Nothing to take back.")
+    first = text.strip().split("\n")[0]
+    return host.say(f"Taken back: {first[:60]}{'…' if len(text.strip()) > len(first[:60]) else ''}")
+
+
+def _edit(host: Host, argument: str) -> None:
+    text = host.chat.undo()
+    if text is None:
+        return host.say("Nothing to edit.")
+    return host.draft(text)
+
+
+def _copy(host: Host, argument: str) -> None:
+    answer = next((m.content for m in reversed(host.chat.conversation.messages) if m.role == "assistant"), "")
+    if not answer:
+        return host.say("No answer to copy yet.")
+    if not argument:
+        return host.say(f"{copy(answer)} the answer, {count(len(answer), 'character')}.")
+    blocks = code_blocks(answer)
+    if not argument.isdecimal() or not 1 <= int(argument) <= len(blocks):
+        return host.say(f"No code block {argument}: the answer has {count(len(blocks), 'code block')}.")
+    code = blocks[int(argument) - 1]
+    return host.say(f"{copy(code)} code block {argument}, {count(code.count(chr(10)), 'line')}.")
+
+
+def _stats(host: Host, argument: str) -> None:
+    if not host.turns:
+        return host.say("No answer yet.")
+    usages = [turn.usage for turn in host.turns]
+    seconds = sum(turn.timing.total_s for turn in host.turns)
+    read, kept = sum(u.prompt_tokens for u in usages), sum(u.cached_tokens for u in usages)
+    written, thought = sum(u.completion_tokens for u in usages), sum(u.reasoning_tokens for u in usages)
+    rows = [
+        ("newest answer", stats_text(host.turns[-1])),
+        (
+            f"all {count(len(usages), 'answer')}",
+            f"{count(written, 'token')} written, {thought:,} in thoughts",
+        ),
+        ("", f"{count(read, 'token')} read, {kept:,} from the KV cache"),
+        ("", f"{seconds:.1f} s in all"),
+    ]
+    return host.say("\n".join(f"{left:<15}{right}" for left, right in rows))
+
+
+def _context(host: Host, argument: str) -> None:
+    host.wait_for_model()
+    prompt = host.chat.render()
+    if prompt is None or host.info is None:
+        return host.say("The server does not tell how much of its context is used.")
+    used, whole = len(prompt.ids), host.info.context_length
+    if not whole:
+        return host.say(f"{count(used, 'token')}; the model states no limit.")
+    return host.say(f"{bar(used / whole, 30)} {used:,} of {whole:,} tokens, {used / whole:.0%}")
+
+
+def _prompt(host: Host, argument: str) -> None:
+    host.wait_for_model()
+    prompt = host.chat.render(attach(argument) if argument else None)
+    if prompt is None:
+        return host.say("The server renders the prompt; it cannot be seen from here.")
+    return host.say(f"{prompt.text}\n\n{count(len(prompt.ids), 'token')}")
+
+
 def _clear(host: Host, argument: str) -> None:
     host.chat.clear()
     host.say("A new conversation; the old one is forgotten.")
@@ -92,15 +240,46 @@ def _quit(host: Host, argument: str) -> None:
 
 COMMANDS = (
     Command("/help", "", "show this", _help),
-    Command("/think", "[on|off|show]", "switch thinking, or show the newest thought in full", _think),
+    Command(
+        "/think",
+        "[on|off|show]",
+        "switch thinking, or show the newest thought in full",
+        _think,
+        ("on", "off", "show"),
+    ),
     Command("/tools", "", "list the tools the model may call", _tools),
+    Command("/model", "[NAME]", "show the model, or load another; the conversation stays", _model),
+    Command(
+        "/params", "[NAME VALUE]", "show how answers are sampled, or change it", _params, tuple(PARAMETERS)
+    ),
+    Command("/system", "[TEXT|@FILE|off]", "show, set or remove the system message", _system, ("off",)),
+    Command(
+        "/file", "PATH", "attach a text file to the next message; so does @PATH in it", _file, takes_path=True
+    ),
+    Command("/retry", "", "ask the last question again", _retry),
+    Command("/undo", "", "take back the last question and its answer", _undo),
+    Command("/edit", "", "take back the last question into the input line", _edit),
+    Command("/copy", "[N]", "copy the last answer, or its N-th code block", _copy),
+    Command("/stats", "", "tokens, speed and time so far", _stats),
+    Command("/context", "", "how full the context is", _context),
+    Command("/prompt", "[TEXT]", "the exact text that the model sees, or would see with TEXT asked", _prompt),
     Command("/clear", "", "start a new conversation", _clear),
     Command("/quit", "", "leave", _quit),
 )
 
 KEYS = (
-    ("Enter, Alt-Enter", "send; new line"),
+    ("Enter", "send"),
+    ("Alt-Enter, Ctrl-J", "new line"),
+    ("Up, Down, Ctrl-R", "earlier messages; search them"),
+    ("Tab", "complete a command, its argument, or a path after @"),
+    ("Ctrl-X Ctrl-E", "write the message in $EDITOR"),
     ("Ctrl-T", "show the newest thought in full"),
     ("Ctrl-C", "stop an answer; clear the line; twice on an empty line: leave"),
+    ("Ctrl-L", "clear the screen"),
     ("Ctrl-D", "leave, on an empty line"),
 )
+
+
+def matching(word: str) -> Sequence[Command]:
+    """The commands whose name begins so."""
+    return [command for command in COMMANDS if command.name.startswith(word)]

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from ..chat import Chat
 from ..engine.base import ModelInfo
 from ..events import LoadProgress
+from .wording import size_text
 
 
 class LoadState:
@@ -64,15 +65,5 @@ def _amount(progress: LoadProgress) -> str:
     if not progress.total:
         return ""
     if progress.unit == "bytes":
-        return f"{_size(progress.done)} of {_size(progress.total)}"
+        return f"{size_text(progress.done)} of {size_text(progress.total)}"
     return f"{progress.done:,} of {progress.total:,} {progress.unit}"
-
-
-def _size(number: int) -> str:
-    """Bytes as people write them: 6.1 MB, 214 GB."""
-    size, unit = float(number), "B"
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if size < 1000 or unit == "TB":
-            break
-        size /= 1000
-    return f"{size:.0f} {unit}" if size >= 100 or unit == "B" else f"{size:.1f} {unit}"

@@ -7,9 +7,10 @@ answer, other keys wait for the next prompt.
 from __future__ import annotations
 
 import os
+import re
 import signal
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import closing
 from pathlib import Path
 
@@ -17,19 +18,24 @@ import platformdirs
 from prompt_toolkit import PromptSession
 from prompt_toolkit.application import get_app, run_in_terminal
 from prompt_toolkit.buffer import Buffer
-from prompt_toolkit.completion import CompleteEvent, Completer, Completion
+from prompt_toolkit.completion import CompleteEvent, Completer, Completion, PathCompleter
 from prompt_toolkit.document import Document
 from prompt_toolkit.enums import DEFAULT_BUFFER
 from prompt_toolkit.filters import has_focus
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
+from prompt_toolkit.input.ansi_escape_sequences import ANSI_SEQUENCES
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+from prompt_toolkit.keys import Keys
 from prompt_toolkit.styles import Style
 from rich.text import Text
 
 from ..chat import Chat
-from ..errors import EXIT_OK, GlmChatError
+from ..engine.base import Engine, ModelInfo
+from ..errors import EXIT_OK, GlmChatError, UsageError
+from ..events import LoadProgress, TurnDone
 from . import tty
-from .commands import COMMANDS, is_command, run_command
+from .attach import attach
+from .commands import is_command, matching, run_command
 from .interrupt import stops_on_ctrl_c
 from .progress import LoadState, wait_with_bar
 from .sanitize import sanitize
@@ -38,22 +44,32 @@ from .transcript import Thought
 
 PROMPT = "› "
 PATIENCE_S = 0.1  # after Ctrl-C the prompt is back within twice this
+OpenEngine = Callable[[str], Engine]
 _STYLE = Style.from_dict({"bottom-toolbar": "noreverse #888888", "prompt": "bold"})
 
 
-def run(chat: Chat, load: LoadState, *, show_thinking: bool = False) -> int:
-    """Talk until the person leaves; returns the exit code. Raises the fault of a model that fails to load."""
+def run(chat: Chat, load: LoadState, open_engine: OpenEngine, *, show_thinking: bool = False) -> int:
+    """Talk until the person leaves; returns the exit code. Raises the fault of a model that fails to load.
+
+    `open_engine` begins to load a model by its name, for /model; `load` hears of its progress.
+    """
     console = make_console()
     with tty.borrowed(dumb=is_plain(console)):
-        return Repl(chat, load, show_thinking=show_thinking).loop()
+        return Repl(chat, load, open_engine, show_thinking=show_thinking).loop()
 
 
 class Repl:
     """The Host of the commands, and the loop."""
 
-    def __init__(self, chat: Chat, load: LoadState, *, show_thinking: bool = False) -> None:
+    def __init__(
+        self, chat: Chat, load: LoadState, open_engine: OpenEngine, *, show_thinking: bool = False
+    ) -> None:
         self.chat = chat
+        self.turns: list[TurnDone] = []
         self._load = load
+        self._open_engine = open_engine
+        self._model_before: str | None = None  # what to go back to when a model fails to load
+        self._typed: dict[str, str] = {}  # a message as it was sent, with its files → as it was typed
         self._console = make_console()
         self._dumb = is_plain(self._console)
         self._show_thinking = show_thinking
@@ -70,8 +86,9 @@ class Repl:
     def loop(self) -> int:
         self._console.print(Text("glmchat · /help lists commands and keys", style="dim"), end="\n\n")
         if self._session is not None:
+            tty.keep_early_keys(self._session.input)
             self._load.changed = self._session.app.invalidate
-        threading.Thread(target=self._watch_load, name="glmchat-load-watch", daemon=True).start()
+        self._watch()
         before = signal.signal(signal.SIGINT, self._on_sigint)
         try:
             while not self._leaving:
@@ -79,6 +96,10 @@ class Repl:
                     self._one_turn()
                 except KeyboardInterrupt:  # at a dumb terminal's prompt
                     self._console.print()
+                except GlmChatError as fault:  # the model failed to load
+                    if self._model_before is None:
+                        raise
+                    self._go_back(fault)
         except EOFError:
             pass
         finally:
@@ -98,14 +119,37 @@ class Repl:
             return
         self._console.print()
         if is_command(text):
-            run_command(self, text)
-        else:
-            self._answer(text)
+            try:
+                run_command(self, text)
+            except KeyboardInterrupt:
+                self._say_stopped()
+            return
+        try:
+            message = attach(text)
+        except UsageError as e:
+            self._say_fault(e)
+            self._draft = text
+            return
+        self._typed[message] = text
+        self.ask(message)
 
     # What commands may do.
 
+    @property
+    def info(self) -> ModelInfo | None:
+        return self.chat.engine.info if self._loaded and self._fault is None else None
+
     def say(self, text: str) -> None:
         self._console.print(Text(sanitize(text)), end="\n\n")
+
+    def draft(self, text: str) -> None:
+        self._draft = self._typed.get(text, text)
+
+    def load_model(self, name: str) -> None:
+        if self._fault is None and self._loaded:
+            self._model_before = self.chat.engine.info.name
+        self._open(name)
+        self.say(f"Loading {name}; the conversation goes on with it.")
 
     def show_thought(self) -> None:
         if not self._thought:
@@ -117,14 +161,14 @@ class Repl:
 
     # One turn.
 
-    def _answer(self, text: str) -> None:
+    def ask(self, text: str) -> None:
         """One question and its answer. A question without an answer is the next prompt's draft."""
         if not self._dumb:
             tty.keep_pastes_whole()
         asked = self._questions()
         screen = Screen(self._console, show_thinking=self._show_thinking)
         try:
-            self._wait_for_model()
+            self.wait_for_model()
             with (
                 stops_on_ctrl_c(self.chat, patience_s=PATIENCE_S),
                 screen,
@@ -132,22 +176,31 @@ class Repl:
             ):
                 for event in turn:
                     screen.feed(event)
+                    if isinstance(event, TurnDone):
+                        self.turns.append(event)
         except KeyboardInterrupt:
-            self._console.print(Text("stopped", style="yellow"), end="\n\n")
+            self._say_stopped()
         except GlmChatError as e:
             if self._fault is not None:
+                self.draft(text)
                 raise
-            self._console.print(Text(sanitize(str(e)), style="red"), end="\n\n")
+            self._say_fault(e)
         self._thought = screen.transcript.thought or self._thought
         if self._questions() == asked:
-            self._draft = text
+            self.draft(text)
+
+    def _say_stopped(self) -> None:
+        self._console.print(Text("stopped", style="yellow"), end="\n\n")
+
+    def _say_fault(self, fault: GlmChatError) -> None:
+        self._console.print(Text(sanitize(str(fault)), style="red"), end="\n\n")
 
     def _questions(self) -> int:
         return sum(message.role == "user" for message in self.chat.conversation)
 
     # The model behind the prompt.
 
-    def _wait_for_model(self) -> None:
+    def wait_for_model(self) -> None:
         """Draw the bar until the model is there. Ctrl-C, even just before, raises KeyboardInterrupt."""
         if self._interrupted:
             raise KeyboardInterrupt
@@ -161,12 +214,35 @@ class Repl:
             finally:
                 self._interruptible = self._dumb
 
-    def _watch_load(self) -> None:
+    def _open(self, name: str) -> None:
+        """Begin to load a model, once the one before has freed its memory."""
+        self.chat.engine.close()
+        self._load.newest = LoadProgress("starting")
+        self._loaded, self._fault = False, None
+        self.chat.engine = self._open_engine(name)
+        self._watch()
+
+    def _go_back(self, fault: GlmChatError) -> None:
+        """Another model failed to load: take the one before again."""
+        self._say_fault(fault)
+        name, self._model_before = self._model_before, None
+        assert name is not None
+        self._open(name)
+        self.say(f"Back to {name}.")
+
+    def _watch(self) -> None:
+        args = (self.chat.engine,)
+        threading.Thread(target=self._watch_load, args=args, name="glmchat-load-watch", daemon=True).start()
+
+    def _watch_load(self, engine: Engine) -> None:
+        fault: Exception | None = None
         try:
-            _ = self.chat.engine.info  # waits
+            _ = engine.info  # waits
         except Exception as e:
-            self._fault = e
-        self._loaded = True
+            fault = e
+        if engine is not self.chat.engine:  # another was chosen meanwhile
+            return
+        self._fault, self._loaded = fault, True
         app = self._session.app if self._session else None
         if app is not None and app.is_running and app.loop is not None:
             app.loop.call_soon_threadsafe(self._leave_on_fault)
@@ -175,6 +251,7 @@ class Repl:
         """In the prompt: end it with the fault of loading, if there is one."""
         app = get_app()
         if self._fault is not None and not app.is_done:
+            self._draft = app.current_buffer.text
             app.exit(exception=self._fault)
         app.invalidate()
 
@@ -184,9 +261,9 @@ class Repl:
         thinking = "thinking on" if self.chat.options.enable_thinking else "thinking off"
         if not self._loaded:
             return f"{self._load.text()} · {thinking}"
-        if self._fault is not None:
+        info = self.info
+        if info is None:
             return ""
-        info = self.chat.engine.info
         return sanitize(" · ".join(part for part in (info.name, info.device, thinking) if part))
 
     # The prompt.
@@ -202,11 +279,12 @@ class Repl:
     def _make_session(self) -> PromptSession[str]:
         return PromptSession(
             history=open_history(),
+            tempfile_suffix=".md",
             multiline=True,
             key_bindings=self._keys(),
             bottom_toolbar=self._toolbar,
             prompt_continuation=" " * len(PROMPT),
-            completer=_Commands(),
+            completer=_Completer(),
             complete_while_typing=True,
             reserve_space_for_menu=4,
             style=_STYLE,
@@ -223,6 +301,7 @@ class Repl:
                 event.current_buffer.validate_and_handle()
 
         @keys.add("escape", "enter", filter=here)
+        @keys.add("c-j", filter=here)
         def _new_line(event: KeyPressEvent) -> None:
             event.current_buffer.insert_text("\n")
 
@@ -237,6 +316,10 @@ class Repl:
                 self._armed = True
                 buffer.on_text_changed += self._disarm
 
+        @keys.add("c-x", "c-e", filter=here)
+        def _edit(event: KeyPressEvent) -> None:
+            event.current_buffer.open_in_editor()
+
         @keys.add("c-t")
         def _thought(event: KeyPressEvent) -> None:
             run_in_terminal(self.show_thought)
@@ -248,15 +331,33 @@ class Repl:
         buffer.on_text_changed -= self._disarm
 
 
-class _Commands(Completer):
-    """Completes the name of a command at the start of the line."""
+# Shift-Enter, from terminals that tell it from Enter, is Alt-Enter.
+for _sequence in ("\x1b[27;2;13~", "\x1b[13;2u"):
+    ANSI_SEQUENCES[_sequence] = (Keys.Escape, Keys.ControlM)
+
+
+class _Completer(Completer):
+    """Completes commands at the start of the line, their arguments, and paths after `@`."""
+
+    _paths = PathCompleter(expanduser=True)
 
     def get_completions(self, document: Document, complete_event: CompleteEvent) -> Iterable[Completion]:
-        word = document.text_before_cursor
-        if word.startswith("/") and not any(c.isspace() for c in word):
-            for command in COMMANDS:
-                if command.name.startswith(word):
-                    yield Completion(command.name, -len(word), display_meta=command.help)
+        before = document.text_before_cursor
+        if re.fullmatch(r"/\w*", before):
+            for command in matching(before):
+                yield Completion(command.name, -len(before), display_meta=command.help)
+        elif argument := re.fullmatch(r"(/\w+) +(\S*)", before):
+            for command in matching(argument[1]):
+                if command.takes_path:
+                    yield from self._path(argument[2], complete_event)
+                for choice in command.choices:
+                    if choice.startswith(argument[2]):
+                        yield Completion(choice, -len(argument[2]))
+        if path := re.search(r'(?<!\S)@"?([^"\s]*)$', before):
+            yield from self._path(path[1], complete_event)
+
+    def _path(self, begun: str, event: CompleteEvent) -> Iterable[Completion]:
+        return self._paths.get_completions(Document(begun), event)
 
 
 def open_history() -> History:

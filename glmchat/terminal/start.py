@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..chat import Chat
-from ..engine.base import GenerationOptions
+from ..engine.base import Engine, GenerationOptions
 from ..errors import EXIT_OK, UsageError
 from ..events import LoadProgress
 from ..messages import Message
@@ -32,11 +32,19 @@ def open_chat(settings: Settings, on_progress: Callable[[LoadProgress], None] | 
             f"or in {default_config_path()}.",
             file=sys.stderr,
         )
+    engine = open_engine(settings, settings.model or DEMO, on_progress)
+    return Chat(engine, system=system, tools=tools, options=generation_options(settings))
+
+
+def open_engine(
+    settings: Settings, model: str, on_progress: Callable[[LoadProgress], None] | None = None
+) -> Engine:
+    """An engine that loads `model` in the background, placed as the settings say."""
     from ..engine.loading import LoadOptions
     from ..engine.local import LocalEngine
 
-    engine = LocalEngine(
-        settings.model or DEMO,
+    return LocalEngine(
+        model,
         LoadOptions(
             device_map=settings.device_map,
             max_memory=settings.max_memory,
@@ -51,7 +59,6 @@ def open_chat(settings: Settings, on_progress: Callable[[LoadProgress], None] | 
         chat_template=settings.chat_template,
         on_progress=on_progress,
     )
-    return Chat(engine, system=system, tools=tools, options=generation_options(settings))
 
 
 def print_prompt(settings: Settings, prompt: str) -> int:

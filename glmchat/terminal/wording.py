@@ -40,3 +40,19 @@ def thought_text(seconds: float, tokens: int) -> str:
 
 def count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def size_text(number: int) -> str:
+    """Bytes as people write them: 6.1 MB, 214 GB."""
+    size, unit = float(number), "B"
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if size < 1000 or unit == "TB":
+            break
+        size /= 1000
+    return f"{size:.0f} {unit}" if size >= 100 or unit == "B" else f"{size:.1f} {unit}"
+
+
+def bar(share: float, width: int) -> str:
+    """`██████░░░░`, `width` cells wide."""
+    full = round(min(max(share, 0.0), 1.0) * width)
+    return "█" * full + "░" * (width - full)

@@ -62,7 +62,14 @@ def main(name: str, delay: float, load_s: float) -> int:
         engine = LateEngine(*SCRIPTS[name], delay=delay, load_s=load_s, fault=fault)
         return Chat(engine, tools=TOOLS if name == "calls" else ())
 
+    def open_engine(settings: object, model: str, load: LoadState) -> LateEngine:
+        fault = ModelError(f"{model} is no model.") if model == "nonsense" else None
+        engine = LateEngine(turn(f"I am {model}."), delay=delay, load_s=load_s, fault=fault)
+        engine.info = ModelInfo(model, "cpu")
+        return engine
+
     start.open_chat = open_chat  # type: ignore[assignment]
+    start.open_engine = open_engine  # type: ignore[assignment]
     return cli.main([])
 
 

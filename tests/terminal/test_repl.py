@@ -76,6 +76,104 @@ def test_commands_answer(start: Start) -> None:
     leave(chat)
 
 
+def test_another_model_takes_over(start: Start) -> None:
+    chat = start("talk", load_s=0.2)
+    chat.send("hi\r")
+    chat.wait_for("first token")
+    chat.send("/model other\r")
+    chat.wait_for("Loading other")
+    chat.wait_for("other · cpu · thinking on")
+    chat.send("who are you?\r")
+    chat.wait_for("I am other.")
+    leave(chat)
+
+
+@pytest.mark.parametrize("asking", [True, False])
+def test_a_model_that_fails_gives_the_one_before_back(start: Start, asking: bool) -> None:
+    chat = start("talk", load_s=1.0)
+    chat.wait_for("scripted · cpu · thinking on")
+    chat.send("/model nonsense\r")
+    chat.wait_for("Loading nonsense")
+    chat.send("my question" + "\r" * asking)
+    chat.wait_for("nonsense is no model.")
+    chat.wait_for("Back to scripted.")
+    chat.wait_for("scripted · cpu · thinking on")
+    assert chat.text.count("› my question") == 2, "what was typed is still there"
+    chat.send("\r")
+    chat.wait_for("I am scripted.")
+    leave(chat)
+
+
+def test_a_question_is_taken_back_edited_and_asked_again(start: Start) -> None:
+    chat = start("talk")
+    chat.send("one question\r")
+    chat.wait_for("first token")
+    chat.send("/edit\r")
+    chat.wait_for(lambda text: text.count("› one question") == 2)
+    chat.send("!\r")
+    chat.wait_for("› one question!")
+    chat.wait_for("Second answer.")
+    chat.send("/context\r")
+    chat.wait_for("3 of 20 tokens, 15%")
+    chat.send("/undo\r")
+    chat.wait_for("Taken back: one question!")
+    leave(chat)
+
+
+def test_a_file_goes_with_the_message(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "some notes.txt").write_text("buy milk\n")
+    chat = start("talk", columns=200)
+    chat.send(f"/file {tmp_path}/some notes.txt\r")
+    chat.wait_for("9 B, goes with the message below.")
+    chat.wait_for(f'› @"{tmp_path}/some notes.txt"')
+    chat.send("summarise\r")
+    chat.wait_for("Hello you.")
+    chat.send("/prompt\r")
+    chat.wait_for("```txt\nbuy milk\n```")
+    chat.send("/edit\r")
+    chat.wait_for(lambda text: text.count('notes.txt" summarise') >= 3)
+    chat.send("\x03")
+    leave(chat)
+
+
+def test_new_lines_and_the_editor(start: Start, tmp_path: Path) -> None:
+    editor = tmp_path / "editor"
+    editor.write_text('#!/bin/sh\nprintf "\\nfrom the editor" >> "$1"\n')
+    editor.chmod(0o755)
+    chat = start("talk", env={"EDITOR": str(editor), "VISUAL": ""})
+    chat.wait_for("thinking on")
+    chat.send("one\ntwo\x1b[13;2uthree\x1b[27;2;13~four")
+    chat.wait_for("› one\n  two\n  three\n  four")
+    chat.send("\x18\x05")
+    chat.wait_for("from the editor")
+    assert "Hello" not in chat.text, "what the editor gave is not sent unseen"
+    chat.send("\r")
+    chat.wait_for("Hello you.")
+    leave(chat)
+
+
+def test_completion(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "holidays.txt").write_text("Bergen")
+    chat = start("talk", columns=200)
+    chat.wait_for("thinking on")
+    chat.send("/para")
+    chat.wait_for("show how answers are sampled")
+    chat.send("\t")
+    chat.wait_for("› /params")
+    chat.send(" temp")
+    chat.wait_for("        temperature")
+    chat.send("\t")
+    chat.wait_for("› /params temperature")
+    chat.send(" 0.5\r")
+    chat.wait_for("temperature  0.5")
+    chat.send(f"read @{tmp_path}/holi")
+    chat.wait_for("  holidays.txt")
+    chat.send("\t")
+    chat.wait_for("/holidays.txt")
+    chat.send("\x03")
+    leave(chat)
+
+
 def test_ctrl_c_stops_an_answer_and_the_next_one_comes(start: Start) -> None:
     chat = start("slow", delay=0.01)
     chat.send("tell me\r")

@@ -1,0 +1,78 @@
+"""Text files that go along with a message: `@path` in it names one, and its text follows as a named block."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import UsageError
+from .wording import size_text
+
+MAX_BYTES = 1_000_000
+"""Twice what GLM-4.5's context of 128K tokens holds of English."""
+
+_MENTION = re.compile(r'(?<!\S)@(?:"([^"\n]+)"|(\S+))')
+_AFTER_A_PATH = ".,;:!?)]}'\""
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A file's text, and the path by which the person named it."""
+
+    path: str
+    text: str
+
+    def __str__(self) -> str:
+        """As the model reads it: the name, and the text in a fence that nothing in it can close."""
+        longest = max((len(run) for run in re.findall("`{3,}", self.text)), default=2)
+        fence = "`" * (longest + 1)
+        language = Path(self.path).suffix.removeprefix(".")
+        return f"{self.path}:\n{fence}{language}\n{self.text.rstrip(chr(10))}\n{fence}"
+
+
+def read_block(name: str) -> Block:
+    """Read a text file. Raises UsageError for what is missing, too large, or no UTF-8 text."""
+    path = Path(name).expanduser()
+    try:
+        if not path.exists():
+            raise UsageError(f"There is no file {name}.")
+        if not path.is_file():
+            raise UsageError(f"{name} is no file but a {'folder' if path.is_dir() else 'device'}.")
+        size = path.stat().st_size
+        if size > MAX_BYTES:
+            raise UsageError(
+                f"{name} is {size_text(size)} large; at most {size_text(MAX_BYTES)} go into a message. "
+                "Attach a part of it."
+            )
+        data = path.read_bytes()
+    except OSError as e:
+        raise UsageError(f"{name} cannot be read: {e.strerror or e}.") from None
+    if b"\0" in data:
+        raise UsageError(f"{name} is not text: it holds a NUL byte at offset {data.index(0)}.")
+    try:
+        return Block(name, data.decode("utf-8-sig"))
+    except UnicodeDecodeError as e:
+        raise UsageError(f"{name} is not UTF-8 at byte {e.start}; convert it first.") from None
+
+
+def attach(text: str) -> str:
+    """The message with the files it mentions. What names no file here stays text: `@someone`, `@types/node`.
+
+    Raises UsageError when a named file cannot be attached.
+    """
+    names = dict.fromkeys(filter(None, map(_named, _MENTION.finditer(text))))
+    return "\n\n".join([text, *(str(read_block(name)) for name in names)])
+
+
+def _named(mention: re.Match[str]) -> str | None:
+    quoted, plain = mention.groups()
+    if quoted:
+        return str(quoted)
+    for name in (plain, plain.rstrip(_AFTER_A_PATH)):
+        try:
+            if name and Path(name).expanduser().exists():
+                return str(name)
+        except (OSError, RuntimeError):  # a name too long for a path, a home that is nobody's
+            continue
+    return None
