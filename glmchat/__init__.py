@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         ToolCallBroken,
         ToolCallReady,
         TurnDone,
+        TurnsDropped,
         Usage,
     )
     from .glm.encode import encode_prompt
@@ -67,6 +68,7 @@ __all__ = [
     "ToolCallBroken",
     "ToolCallReady",
     "TurnDone",
+    "TurnsDropped",
     "Usage",
     "UsageError",
     "__version__",

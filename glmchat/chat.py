@@ -5,31 +5,38 @@ What is stored, whatever happens:
 - an answer that the person stops (`cancel`, closing the iterator, Ctrl-C): what came so far, marked
   `interrupted`; if nothing came, the user message is taken back as well;
 - a fault: the user message is taken back, so that the same `send` can be tried again.
+
+When the context is full the oldest exchanges are no longer sent, but stay in the conversation. An exchange
+is a question and all that came of it; so never half of one is sent, and the system message always is.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Generator, Iterable, Sequence
+from contextlib import closing
 from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from .engine.base import Engine, GenerationOptions
-from .errors import ConversationError
-from .events import AnswerDelta, Event, ThinkingDelta, ToolCallReady, TurnDone
+from .errors import ContextFullError, ConversationError
+from .events import AnswerDelta, Event, PromptReady, ThinkingDelta, ToolCallReady, TurnDone, TurnsDropped
 from .messages import Conversation, Message, ToolCall
 
 if TYPE_CHECKING:
     from .glm.encode import Prompt
 
 NOT_RUN = "This call was not run."
+MOST_ROOM = 4096
+"""Tokens kept free for an answer, where the context is large; in a small one an eighth of it."""
 
 
 class Chat:
     """A conversation with an engine. `send` yields the events of one turn and stores its messages.
 
     `options` may be replaced between turns. One turn at a time; `cancel` may come from any thread.
+    Without `drop_oldest` a full context is a ContextFullError.
     """
 
     def __init__(
@@ -40,8 +47,12 @@ class Chat:
         tools: Sequence[dict[str, Any]] = (),
         options: GenerationOptions | None = None,
         conversation: Conversation | None = None,
+        drop_oldest: bool = True,
     ) -> None:
         self.engine = engine
+        self.drop_oldest = drop_oldest
+        self.dropped_turns = 0
+        """How many of the oldest exchanges are no longer sent."""
         self.tools = tuple(tools)
         self.options = options or GenerationOptions()
         self.conversation = Conversation() if conversation is None else conversation
@@ -84,9 +95,9 @@ class Chat:
         self._cancel = cancel = threading.Event()
         partial = _Partial()
         answered = False
+        dropped = self.dropped_turns
         try:
-            turn = self.engine.generate(conversation, tools=self.tools, options=self.options, cancel=cancel)
-            for event in turn:
+            for event in self._generate(cancel):
                 partial.add(event)
                 if isinstance(event, TurnDone):
                     event = replace(event, message=self._store(event.message, before))
@@ -100,6 +111,7 @@ class Chat:
         except BaseException:
             if not answered:
                 conversation.truncate(before)
+                self.dropped_turns = dropped
             raise
 
     def cancel(self) -> None:
@@ -109,6 +121,7 @@ class Chat:
     def clear(self) -> None:
         """Start over; the system message stays."""
         self.conversation.clear()
+        self.dropped_turns = 0
 
     def undo(self) -> str | None:
         """Take back the newest question and all that came of it. Returns its text; None: there was none."""
@@ -124,10 +137,21 @@ class Chat:
 
         None where a server renders it out of sight.
         """
-        conversation = self.conversation.copy()
+        conversation = self.visible.copy()
         if question is not None:
             _append_question(conversation, question)
         return self.engine.render(conversation, tools=self.tools, options=self.options)
+
+    @property
+    def visible(self) -> Conversation:
+        """What the model sees of the conversation: all but the exchanges that were dropped."""
+        messages = self.conversation.messages
+        questions = [at for at, message in enumerate(messages) if message.role == "user"]
+        dropped = min(self.dropped_turns, len(questions) - 1)
+        if dropped <= 0:
+            return self.conversation
+        system = [m for m in messages[:1] if m.role == "system"]
+        return Conversation([*system, *messages[questions[dropped] :]])
 
     def close(self) -> None:
         """Close the engine."""
@@ -140,6 +164,47 @@ class Chat:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _generate(self, cancel: threading.Event) -> Generator[Event, None, None]:
+        """The engine's events; while the prompt leaves too little room, of ever fewer exchanges."""
+        while True:
+            turn = self.engine.generate(self.visible, tools=self.tools, options=self.options, cancel=cancel)
+            with closing(turn):
+                try:
+                    first = next(turn)
+                except ContextFullError:
+                    dropped = self._drop_oldest()
+                    if not dropped:
+                        raise
+                else:
+                    dropped = 0 if self._leaves_room(first) else self._drop_oldest()
+                    if not dropped:
+                        yield first
+                        yield from turn
+                        return
+            yield TurnsDropped(dropped)
+
+    def _leaves_room(self, first: Event) -> bool:
+        """Whether an answer of fair length still fits behind the prompt."""
+        context = self.engine.info.context_length
+        if not context or not isinstance(first, PromptReady):
+            return True
+        wanted = min(context // 8, MOST_ROOM, self.options.max_tokens or MOST_ROOM)
+        return context - first.prompt_tokens >= wanted
+
+    def _drop_oldest(self) -> int:
+        """Drop exchanges, at least one, until a quarter of the context is free: each time the beginning of
+        the prompt changes all of it has to be prefilled, so that should be seldom. Returns how many."""
+        if not self.drop_oldest:
+            return 0
+        most = sum(message.role == "user" for message in self.conversation) - 1
+        before = self.dropped_turns
+        while self.dropped_turns < most:
+            self.dropped_turns += 1
+            prompt = self.render()
+            if prompt is None or len(prompt.ids) <= self.engine.info.context_length * 3 // 4:
+                break
+        return self.dropped_turns - before
 
     def _store(self, message: Message, before: int) -> Message:
         if message.interrupted and not (message.content or message.reasoning_content or message.tool_calls):

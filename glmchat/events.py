@@ -1,8 +1,9 @@
 """What travels from an engine to a screen: frozen values, in the order in which they happen.
 
 One turn of an engine is: PromptReady, then any number of PrefillProgress, ThinkingDelta,
-ThinkingDone, AnswerDelta and ToolCallReady, and exactly one TurnDone, which is the last. Loading a
-model yields LoadProgress. A front end's transcript is a pure function of the events received so far.
+ThinkingDone, AnswerDelta and ToolCallReady, and exactly one TurnDone, which is the last. A Chat may
+put TurnsDropped before them. Loading a model yields LoadProgress. A front end's transcript is a pure
+function of the events received so far.
 """
 
 from __future__ import annotations
@@ -39,6 +40,13 @@ class PrefillProgress:
 
     done: int
     total: int
+
+
+@dataclass(frozen=True, slots=True)
+class TurnsDropped:
+    """The context is full: the `turns` oldest exchanges that were still sent are left out from now on."""
+
+    turns: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +119,7 @@ Event: TypeAlias = (
     LoadProgress
     | PromptReady
     | PrefillProgress
+    | TurnsDropped
     | ThinkingDelta
     | ThinkingDone
     | AnswerDelta

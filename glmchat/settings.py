@@ -70,6 +70,7 @@ _WORDS = {
 TEXT = Kind("a text that is not empty", str, lambda v: isinstance(v, str) and v != "")
 SWITCH = Kind("true or false", lambda text: _WORDS.get(text.lower()), lambda v: isinstance(v, bool))
 DTYPE = _choice("auto", "bfloat16", "float16", "float32")
+OVERFLOW = _choice("drop-oldest", "error")
 PATH = Kind("a path", os.path.expanduser, lambda v: isinstance(v, str) and v != "")
 
 MODEL, ANSWER, SHOWN = "model", "answer", "what is shown"
@@ -111,6 +112,9 @@ class Settings:
     max_tokens: int | None = _setting(None, _whole(1, 10_000_000), ANSWER, "new tokens at most", "N")
     seed: int | None = _setting(None, _whole(0, 2**63 - 1), ANSWER, "make sampling repeatable", "N")
     greedy: bool = _setting(False, SWITCH, ANSWER, "always the likeliest token")
+    overflow: str = _setting(
+        "drop-oldest", OVERFLOW, ANSWER, "when the context is full: leave out the oldest turns, or stop"
+    )
 
     show_thinking: bool = _setting(False, SWITCH, SHOWN, "do not hide thinking; in a pipe it goes to stderr")
 

@@ -1,11 +1,23 @@
 from __future__ import annotations
 
+from collections.abc import Generator
+from dataclasses import replace
+from typing import Any
+
 import pytest
 
 from glmchat.chat import NOT_RUN, Chat
 from glmchat.engine.base import GenerationOptions
 from glmchat.errors import ContextFullError, ConversationError, ModelError
-from glmchat.events import AnswerDelta, PromptReady, ThinkingDelta, ToolCallReady, TurnDone
+from glmchat.events import (
+    AnswerDelta,
+    Event,
+    PromptReady,
+    ThinkingDelta,
+    ToolCallReady,
+    TurnDone,
+    TurnsDropped,
+)
 from glmchat.messages import Conversation, Message, ToolCall
 
 from .scripted import ScriptedEngine, turn
@@ -124,7 +136,7 @@ def test_closing_after_the_end_stores_once() -> None:
     ],
 )
 def test_a_fault_takes_the_question_back_so_that_a_retry_works(script: list[object]) -> None:
-    chat = Chat(ScriptedEngine(turn("first"), script, turn("second")))
+    chat = Chat(ScriptedEngine(turn("first"), script, turn("second")), drop_oldest=False)
     list(chat.send("a"))
     with pytest.raises(type(script[-1])):  # type: ignore[arg-type]
         list(chat.send("b"))
@@ -173,3 +185,57 @@ def test_render_leaves_the_conversation_as_it_is() -> None:
     assert prompt is not None
     assert prompt.text.endswith(f"<|tool|>{NOT_RUN}<|user|>never mind")
     assert len(chat.conversation) == 2
+
+
+class SmallEngine(ScriptedEngine):
+    """Has a context of 20 tokens, each a word, and keeps to it."""
+
+    def generate(self, conversation: Conversation, **more: Any) -> Generator[Event, None, None]:
+        used = len(self.render(conversation).ids)
+        if used >= self.info.context_length:
+            raise ContextFullError("The context is full.")
+        yield from [
+            replace(e, prompt_tokens=used) if isinstance(e, PromptReady) else e
+            for e in super().generate(conversation, **more)
+        ]
+
+
+def test_a_full_context_drops_the_oldest_exchanges_and_keeps_them_in_the_conversation() -> None:
+    engine = SmallEngine(
+        turn("a b c d e"), turn(calls=[ToolCall("now")], reason="tool_calls"), turn("k l"), turn("z")
+    )
+    chat = Chat(engine, system="Be brief.")
+    list(chat.send("one two three"))
+    list(chat.send("four five"))
+    list(chat.send("six"))
+    events = list(chat.send("seven eight nine ten eleven twelve thirteen fourteen"))
+    assert events[0] == TurnsDropped(1)
+    conversation, _, _ = engine.seen[-1]
+    assert [m.content for m in conversation][:2] == ["Be brief.", "four five"]
+    assert len(chat.conversation) == 1 + 2 + 3 + 2 + 2, "all of it is kept"
+    assert chat.render() == engine.render(chat.visible), "what is shown is what is sent"
+    chat.clear()
+    assert chat.dropped_turns == 0
+
+
+def test_room_for_an_answer_is_made_before_the_context_is_quite_full() -> None:
+    engine = SmallEngine(turn("a b c d e f g h i j"), turn("x"))
+    chat = Chat(engine)
+    list(chat.send("one two"))
+    assert next(chat.send("three four five six seven eight nine ten eleven")) == TurnsDropped(1)
+
+
+def test_a_question_that_cannot_fit_at_all_changes_nothing() -> None:
+    engine = SmallEngine(turn("a"))
+    chat = Chat(engine)
+    list(chat.send("one"))
+    with pytest.raises(ContextFullError):
+        list(chat.send("word " * 30))
+    assert (len(chat.conversation), chat.dropped_turns) == (2, 0)
+
+
+def test_without_dropping_a_full_context_is_an_error() -> None:
+    chat = Chat(SmallEngine(turn("a b c d e f g h"), turn("x")), drop_oldest=False)
+    list(chat.send("one two"))
+    with pytest.raises(ContextFullError):
+        list(chat.send("word " * 12))

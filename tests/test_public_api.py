@@ -23,6 +23,7 @@ EVENTS = [
     "ToolCallBroken",
     "ToolCallReady",
     "TurnDone",
+    "TurnsDropped",
     "Usage",
 ]
 ERRORS = [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -58,7 +58,7 @@ class Engine(Protocol):
         tools: Sequence[dict[str, Any]] = (),
         options: GenerationOptions | None = None,
         cancel: threading.Event | None = None,
-    ) -> Iterator[Event]:
+    ) -> Generator[Event, None, None]:
         """Yield one turn's events, the last a TurnDone.
 
         Setting `cancel` ends the turn within one decode step (or one prefill chunk) with

@@ -22,6 +22,7 @@ from prompt_toolkit.completion import CompleteEvent, Completer, Completion, Path
 from prompt_toolkit.document import Document
 from prompt_toolkit.enums import DEFAULT_BUFFER
 from prompt_toolkit.filters import has_focus
+from prompt_toolkit.formatted_text import StyleAndTextTuples
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.input.ansi_escape_sequences import ANSI_SEQUENCES
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
@@ -41,11 +42,20 @@ from .progress import LoadState, wait_with_bar
 from .sanitize import sanitize
 from .screen import Screen, is_plain, make_console, show
 from .transcript import Thought
+from .wording import bar
 
 PROMPT = "› "
+_NEARLY_FULL, _FULL = 0.8, 0.95  # shares of the context
 PATIENCE_S = 0.1  # after Ctrl-C the prompt is back within twice this
 OpenEngine = Callable[[str], Engine]
-_STYLE = Style.from_dict({"bottom-toolbar": "noreverse #888888", "prompt": "bold"})
+_STYLE = Style.from_dict(
+    {
+        "bottom-toolbar": "noreverse #888888",
+        "bottom-toolbar nearly-full": "ansiyellow",
+        "bottom-toolbar full": "ansired",
+        "prompt": "bold",
+    }
+)
 
 
 def run(chat: Chat, load: LoadState, open_engine: OpenEngine, *, show_thinking: bool = False) -> int:
@@ -74,6 +84,7 @@ class Repl:
         self._dumb = is_plain(self._console)
         self._show_thinking = show_thinking
         self._thought = ""
+        self._warned = False
         self._draft = ""
         self._leaving = False
         self._armed = False  # Ctrl-C was pressed on an empty line; a second one leaves
@@ -185,6 +196,7 @@ class Repl:
                 self.draft(text)
                 raise
             self._say_fault(e)
+        self._warn_of_full_context()
         self._thought = screen.transcript.thought or self._thought
         if self._questions() == asked:
             self.draft(text)
@@ -255,7 +267,39 @@ class Repl:
             app.exit(exception=self._fault)
         app.invalidate()
 
-    def _toolbar(self) -> str:
+    @property
+    def _context_used(self) -> tuple[int, int]:
+        """Tokens that the newest turn left in the context, and how many fit; zeros where that is unknown."""
+        if not self.turns or self.info is None or not len(self.chat.conversation):
+            return 0, 0
+        usage = self.turns[-1].usage
+        return usage.prompt_tokens + usage.completion_tokens, self.info.context_length
+
+    def _warn_of_full_context(self) -> None:
+        """Once, before it is full."""
+        used, whole = self._context_used
+        full = bool(whole) and used / whole >= _NEARLY_FULL
+        if full and not self._warned:
+            what = (
+                "the oldest turns will no longer be sent"
+                if self.chat.drop_oldest
+                else "answers will end there"
+            )
+            self._console.print(
+                Text(f"The context is {used / whole:.0%} full; when it is, {what}.", style="yellow"),
+                end="\n\n",
+            )
+        self._warned = full
+
+    def _toolbar(self) -> StyleAndTextTuples:
+        used, whole = self._context_used
+        if self._armed or not whole:
+            return [("", self._status())]
+        share = used / whole
+        style = "class:full" if share >= _FULL else "class:nearly-full" if share >= _NEARLY_FULL else ""
+        return [("", f"{self._status()} · "), (style, f"{bar(share, 8)} {used:,} of {whole:,} tokens")]
+
+    def _status(self) -> str:
         if self._armed:
             return "Ctrl-C again leaves"
         thinking = "thinking on" if self.chat.options.enable_thinking else "thinking off"

@@ -33,7 +33,13 @@ def open_chat(settings: Settings, on_progress: Callable[[LoadProgress], None] | 
             file=sys.stderr,
         )
     engine = open_engine(settings, settings.model or DEMO, on_progress)
-    return Chat(engine, system=system, tools=tools, options=generation_options(settings))
+    return Chat(
+        engine,
+        system=system,
+        tools=tools,
+        options=generation_options(settings),
+        drop_oldest=settings.overflow == "drop-oldest",
+    )
 
 
 def open_engine(

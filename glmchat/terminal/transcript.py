@@ -19,10 +19,11 @@ from ..events import (
     ToolCallBroken,
     ToolCallReady,
     TurnDone,
+    TurnsDropped,
 )
 from .markdown import BlockSplitter
 from .sanitize import Sanitizer, sanitize
-from .wording import call_text, stats_text, stopped_text, thought_text
+from .wording import call_text, dropped_text, stats_text, stopped_text, thought_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +84,8 @@ class Transcript:
                 self._reading = Reading(cached_tokens, prompt_tokens)
             case PrefillProgress(done, total):
                 self._reading = Reading(done, total)
+            case TurnsDropped(turns):
+                return [Note(dropped_text(turns), "warning")]
             case ThinkingDelta(text):
                 self._reading, self._thinking = None, True
                 self.thought += self._clean.feed(text)

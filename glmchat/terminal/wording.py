@@ -23,6 +23,16 @@ def stopped_text(reason: FinishReason) -> str:
     return ""
 
 
+def dropped_text(turns: int) -> str:
+    """What happened to the oldest turns when the context was full."""
+    what = (
+        "oldest question and its answer are"
+        if turns == 1
+        else f"{turns} oldest questions and their answers are"
+    )
+    return f"The context is full: the {what} no longer sent. They stay in the conversation."
+
+
 def stats_text(done: TurnDone) -> str:
     """`128 tokens · 41.3 tokens/s · first token 0.35 s`."""
     parts = [count(done.usage.completion_tokens, "token")]

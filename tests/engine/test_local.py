@@ -7,17 +7,19 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from glmchat.chat import Chat
 from glmchat.engine import turn
 from glmchat.engine.base import GenerationOptions
 from glmchat.engine.loading import LoadedModel
 from glmchat.engine.local import LocalEngine, open_local
 from glmchat.errors import ModelError, TemplateError
-from glmchat.events import LoadProgress, PrefillProgress
+from glmchat.events import LoadProgress, PrefillProgress, PromptReady, TurnsDropped
 from glmchat.messages import Conversation
 from tests import tiny
 
@@ -180,6 +182,25 @@ def test_context_that_fills_up(tiny_glm: Path, tmp_path: Path) -> None:
     assert last.finish_reason == "context"
     assert last.usage.prompt_tokens + last.usage.completion_tokens == 26
     assert tiny.LONG.startswith(last.message.content)
+
+
+def test_a_long_chat_goes_on_without_its_oldest_turns(tiny_glm: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_glm, tmp_path / "short"))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 200}))
+    with Chat.from_model(str(folder), options=GenerationOptions(greedy=True, max_tokens=20)) as chat:
+        turns = [list(chat.send(tiny.HELLO.question)) for _ in range(20)]
+    dropping = [at for at, events in enumerate(turns) if isinstance(events[0], TurnsDropped)]
+    assert dropping, "the context was full"
+    assert all(b - a > 1 for a, b in pairwise(dropping)), "not at each turn"
+    for at, events in enumerate(turns[1:], 1):
+        ready = next(e for e in events if isinstance(e, PromptReady))
+        assert ready.prompt_tokens <= 200 - 20
+        if at in dropping:
+            assert ready.prompt_tokens <= 150
+        elif ready.prompt_tokens > 100:
+            assert ready.cached_tokens > ready.prompt_tokens / 2, "the prefix is still the same"
+    assert len(chat.conversation) == 40
 
 
 def test_loading_does_not_block_the_constructor(tiny_glm: Path) -> None:
