@@ -205,14 +205,11 @@ def _dispatch(settings: st.Settings, args: argparse.Namespace) -> int:
     load = LoadState()
     if prompt is None:
         from .terminal import repl
+        from .terminal.screen import Looks
 
+        looks = Looks(show_thinking=settings.show_thinking, markdown=settings.markdown == "on")
         with start.open_chat(settings, load) as chat:
-            return repl.run(
-                chat,
-                load,
-                lambda model: start.open_engine(settings, model, load),
-                show_thinking=settings.show_thinking,
-            )
+            return repl.run(chat, load, lambda model: start.open_engine(settings, model, load), looks)
     if args.print_prompt:
         return start.print_prompt(settings, prompt)
     with start.open_chat(settings, load) as chat:

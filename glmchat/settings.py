@@ -71,6 +71,7 @@ TEXT = Kind("a text that is not empty", str, lambda v: isinstance(v, str) and v 
 SWITCH = Kind("true or false", lambda text: _WORDS.get(text.lower()), lambda v: isinstance(v, bool))
 DTYPE = _choice("auto", "bfloat16", "float16", "float32")
 OVERFLOW = _choice("drop-oldest", "error")
+ON_OFF = _choice("on", "off")
 PATH = Kind("a path", os.path.expanduser, lambda v: isinstance(v, str) and v != "")
 
 MODEL, ANSWER, SHOWN = "model", "answer", "what is shown"
@@ -116,6 +117,7 @@ class Settings:
         "drop-oldest", OVERFLOW, ANSWER, "when the context is full: leave out the oldest turns, or stop"
     )
 
+    markdown: str = _setting("on", ON_OFF, SHOWN, "in the conversation: draw Markdown, or show its source")
     show_thinking: bool = _setting(False, SWITCH, SHOWN, "do not hide thinking; in a pipe it goes to stderr")
 
 

@@ -12,6 +12,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import platformdirs
@@ -40,7 +41,7 @@ from .commands import is_command, matching, run_command
 from .interrupt import stops_on_ctrl_c
 from .progress import LoadState, wait_with_bar
 from .sanitize import sanitize
-from .screen import Screen, is_plain, make_console, show
+from .screen import Looks, Screen, is_plain, make_console, show
 from .transcript import Thought
 from .wording import bar
 
@@ -58,22 +59,20 @@ _STYLE = Style.from_dict(
 )
 
 
-def run(chat: Chat, load: LoadState, open_engine: OpenEngine, *, show_thinking: bool = False) -> int:
+def run(chat: Chat, load: LoadState, open_engine: OpenEngine, looks: Looks) -> int:
     """Talk until the person leaves; returns the exit code. Raises the fault of a model that fails to load.
 
     `open_engine` begins to load a model by its name, for /model; `load` hears of its progress.
     """
     console = make_console()
     with tty.borrowed(dumb=is_plain(console)):
-        return Repl(chat, load, open_engine, show_thinking=show_thinking).loop()
+        return Repl(chat, load, open_engine, looks).loop()
 
 
 class Repl:
     """The Host of the commands, and the loop."""
 
-    def __init__(
-        self, chat: Chat, load: LoadState, open_engine: OpenEngine, *, show_thinking: bool = False
-    ) -> None:
+    def __init__(self, chat: Chat, load: LoadState, open_engine: OpenEngine, looks: Looks) -> None:
         self.chat = chat
         self.turns: list[TurnDone] = []
         self._load = load
@@ -82,7 +81,7 @@ class Repl:
         self._typed: dict[str, str] = {}  # a message as it was sent, with its files → as it was typed
         self._console = make_console()
         self._dumb = is_plain(self._console)
-        self._show_thinking = show_thinking
+        self._looks = looks
         self._thought = ""
         self._warned = False
         self._draft = ""
@@ -165,7 +164,8 @@ class Repl:
     def show_thought(self) -> None:
         if not self._thought:
             return self.say("No thought yet.")
-        return show(self._console, Thought(self._thought, "The newest thought"), show_thinking=True)
+        opened = replace(self._looks, show_thinking=True)
+        return show(self._console, Thought(self._thought, "The newest thought"), opened)
 
     def quit(self) -> None:
         self._leaving = True
@@ -177,7 +177,7 @@ class Repl:
         if not self._dumb:
             tty.keep_pastes_whole()
         asked = self._questions()
-        screen = Screen(self._console, show_thinking=self._show_thinking)
+        screen = Screen(self._console, self._looks)
         try:
             self.wait_for_model()
             with (

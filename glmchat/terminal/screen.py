@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from types import TracebackType
 
 from rich.cells import cell_len
@@ -11,13 +13,14 @@ from rich.segment import Segment
 from rich.text import Text
 
 from ..events import Event
-from .markdown import AnswerMarkdown
+from .markdown import AnswerMarkdown, newest
 from .transcript import Answer, Entry, Note, Reading, Thought, Transcript
 
 _REDRAW_S = 0.05
 _STYLES = {"quiet": "dim", "call": "cyan", "warning": "yellow"}
 _OPEN_THOUGHT_LINES = 6
 _HIDE_CURSOR, _SHOW_CURSOR = "\x1b[?25l", "\x1b[?25h"
+_BEGIN, _END = "\x1b[?2026h", "\x1b[?2026l"  # synchronized output: the terminal shows it in one go
 
 
 def make_console() -> Console:
@@ -30,13 +33,23 @@ def is_plain(console: Console) -> bool:
     return console.is_dumb_terminal or not console.is_terminal
 
 
-def render(entry: Entry, *, show_thinking: bool = False) -> RenderableType:
-    """How one final entry looks. A thought is folded to one line unless `show_thinking`."""
+@dataclass(frozen=True, slots=True)
+class Looks:
+    """What the person chose to see."""
+
+    show_thinking: bool = False
+    """Thoughts are open, not folded to one line."""
+    markdown: bool = True
+    """Answers are drawn, not shown as their source."""
+
+
+def render(entry: Entry, looks: Looks) -> RenderableType:
+    """How one entry looks."""
     match entry:
         case Answer(source):
-            return AnswerMarkdown(source)
+            return AnswerMarkdown(source) if looks.markdown else Text(source)
         case Thought(text, summary):
-            if not show_thinking:
+            if not looks.show_thinking:
                 return Text(f"▸ {summary}", style="dim")
             return Group(Text(f"▾ {summary}", style="dim"), Text(text, style="dim italic"))
         case Note(text, tone):
@@ -45,19 +58,22 @@ def render(entry: Entry, *, show_thinking: bool = False) -> RenderableType:
             return Text(f"Reading the prompt: {done:,} of {total:,} tokens", style="dim")
 
 
-def show(console: Console, entry: Entry, *, show_thinking: bool = False) -> None:
+def show(console: Console, entry: Entry, looks: Looks) -> None:
     """Print one final entry and the blank line below it."""
-    console.print(_Lines(render(entry, show_thinking=show_thinking)))
+    console.print(_Lines(render(entry, looks)))
     console.print()
 
 
 class Screen:
     """One turn on the terminal: a context in which events are fed. Ends with what is open made final."""
 
-    def __init__(self, console: Console, *, show_thinking: bool = False) -> None:
+    def __init__(
+        self, console: Console, looks: Looks, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.transcript = Transcript()
         self._console = console
-        self._show_thinking = show_thinking
+        self._looks = looks
+        self._clock = clock
         self._live = not is_plain(console)
         self._drawn: list[int] = []  # widths of the lines of the open entry, as they stand on the terminal
         self._drawn_at = 0.0
@@ -78,18 +94,18 @@ class Screen:
 
     def feed(self, event: Event) -> None:
         entries = self.transcript.feed(event)
-        if entries or (self._live and time.monotonic() - self._drawn_at >= _REDRAW_S):
+        if entries or (self._live and self._clock() - self._drawn_at >= _REDRAW_S):
             self._draw(entries)
 
     def _draw(self, entries: list[Entry]) -> None:
         """Replace the open entry by final ones and the new open one, in one write."""
         with self._console.capture() as above:
             for entry in entries:
-                show(self._console, entry, show_thinking=self._show_thinking)
+                show(self._console, entry, self._looks)
         lines = self._open_lines() if self._live else []
         self._write(self._erase() + above.get() + "".join(f"{line}\n" for line in lines))
         self._drawn = [cell_len(Text.from_ansi(line).plain) for line in lines]
-        self._drawn_at = time.monotonic()
+        self._drawn_at = self._clock()
 
     def _open_lines(self) -> list[str]:
         entry = self.transcript.open
@@ -97,10 +113,13 @@ class Screen:
             return []
         room = max(1, self._console.size.height - 2)
         if isinstance(entry, Thought):
-            text = _Lines(Text(entry.text, "dim italic"), min(room - 1, _OPEN_THOUGHT_LINES))
+            rows = min(room - 1, _OPEN_THOUGHT_LINES)
+            text = _Lines(Text(newest(entry.text, rows), "dim italic"), rows)
             part: RenderableType = Group(Text("▾ Thinking", style="dim"), text)
+        elif isinstance(entry, Answer):
+            part = _Lines(render(Answer(newest(entry.source, room)), self._looks), room)
         else:
-            part = _Lines(render(entry), room)
+            part = render(entry, self._looks)
         with self._console.capture() as capture:
             self._console.print(part)
         return capture.get().split("\n")[:-1]
@@ -112,7 +131,7 @@ class Screen:
         return f"\x1b[{rows}A\r\x1b[J" if rows else ""
 
     def _write(self, text: str) -> None:
-        self._console.file.write(text)
+        self._console.file.write(f"{_BEGIN}{text}{_END}" if self._live else text)
         self._console.file.flush()
 
 

@@ -7,9 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from glmchat.terminal.markdown import BlockSplitter
-from glmchat.terminal.screen import show
+from glmchat.terminal import markdown
+from glmchat.terminal.markdown import BlockSplitter, newest
+from glmchat.terminal.screen import Looks, show
 from glmchat.terminal.transcript import Answer
+
+from .documents import DOCUMENTS
 
 DOCUMENT = """\
 # Title
@@ -80,6 +83,17 @@ def test_a_block_is_final_when_the_next_one_has_a_whole_line() -> None:
     assert splitter.open == ""
 
 
+@pytest.mark.parametrize("document", [DOCUMENT, *DOCUMENTS])
+def test_streamed_is_drawn_as_in_one_go(document: str) -> None:
+    """For every size of chunk: the same blocks, none of which a later one could change."""
+    whole = split(document, max(1, len(document)))
+    for size in range(1, 65):
+        assert split(document, size) == whole
+    assert "".join("".join(whole).split()) == "".join(document.split()), "nothing is lost"
+    for block in whole:
+        assert split(block, 1) == [block], "a block stands for itself"
+
+
 lines = st.sampled_from(
     [
         "",
@@ -107,6 +121,12 @@ lines = st.sampled_from(
         "* x",
         "-",
         "  ",
+        "$$",
+        "$$ x",
+        "\\[",
+        "x \\]",
+        "```x```",
+        "- - -",
     ]
 )
 
@@ -125,7 +145,7 @@ def test_no_word_is_lost(parts: list[str]) -> None:
 
 def drawn(source: str, width: int = 60) -> str:
     out = io.StringIO()
-    show(Console(file=out, width=width, highlight=False, markup=False, emoji=False), Answer(source))
+    show(Console(file=out, width=width, highlight=False, markup=False, emoji=False), Answer(source), Looks())
     return out.getvalue()
 
 
@@ -152,3 +172,32 @@ def test_nothing_vanishes_when_drawn(source: str, shown: str) -> None:
 def test_drawn_lines_have_no_trailing_blanks() -> None:
     for line in drawn("\n".join(BLOCKS[2:6])).splitlines():
         assert line == line.rstrip()
+
+
+@pytest.mark.parametrize(
+    "source",
+    [r"so \(a_1 * b * c\) is", "and $$x*y*z$$ too", "$$\na_1 = *b*\n- c\n$$", "\\[\nx\n\\]"],
+)
+def test_latex_is_left_as_it_is(source: str) -> None:
+    assert drawn(source) == source + "\n\n"
+
+
+@pytest.mark.parametrize("line", ["- item {n}", "code {n}", "| {n} | x |", "> quote {n}", "  - deep {n}"])
+def test_a_growing_block_is_not_parsed_again_for_each_line(
+    line: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parsed: list[int] = []
+    parse = markdown._BLOCKS.parse
+    monkeypatch.setattr(markdown._BLOCKS, "parse", lambda text: parsed.append(len(text)) or parse(text))
+    begin = {"c": "```\n", "|": "| a | b |\n|---|---|\n", " ": "- top\n"}.get(line[0], "")
+    text = begin + "".join(line.format(n=n) + "\n" for n in range(300))
+    assert len(split(text, 7)) == 1
+    assert len(parsed) <= 5
+
+
+def test_the_newest_rows_of_a_block_are_enough_to_draw_it() -> None:
+    code = "```py\n" + "\n".join(f"x = {n}" for n in range(500))
+    cut = newest(code, 10)
+    assert drawn(cut).split("\n")[-12:] == drawn(code).split("\n")[-12:]
+    assert len(cut) < 200
+    assert newest("word " * 100_000, 10).count(" ") < 1000

@@ -17,7 +17,7 @@ from glmchat.events import (
     Usage,
 )
 from glmchat.messages import Message, ToolCall
-from glmchat.terminal.screen import Screen
+from glmchat.terminal.screen import Looks, Screen
 from glmchat.terminal.transcript import Answer, Entry, Note, Reading, Thought, Transcript
 
 from ..scripted import turn
@@ -100,9 +100,9 @@ def test_untrusted_text_is_made_safe_even_across_deltas() -> None:
     assert entries == [Thought("a␛[2Jb␍", "Thought, unfinished"), Answer("c<U+009B>")]
 
 
-def drawn(events: list[Event], **options: bool) -> str:
+def drawn(events: list[Event], **looks: bool) -> str:
     out = io.StringIO()
-    with Screen(Console(file=out, width=50, highlight=False, markup=False), **options) as screen:
+    with Screen(Console(file=out, width=50, highlight=False, markup=False), Looks(**looks)) as screen:
         for event in events:
             screen.feed(event)
     return out.getvalue()
