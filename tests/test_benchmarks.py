@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
     [
         (("decode", "--model", "demo", "--tokens", "4", "--repeats", "1"), ("demo: ",)),
         (("startup", "--repeats", "1"), ("--version", "--help", "echo hi | glmchat")),
+        (("render", "--tokens", "400", "--short", "200", "--repeats", "1"), ("rich's Live", "10 ms")),
     ],
 )
 def test_a_short_run_prints_the_table(arguments: tuple[str, ...], rows: tuple[str, ...]) -> None:

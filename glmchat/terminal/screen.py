@@ -6,17 +6,23 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
+from typing import TypeAlias
 
-from rich.cells import cell_len
-from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
-from rich.segment import Segment
+from rich.console import Console, Group, RenderableType
+from rich.segment import Segment, SegmentLines
 from rich.text import Text
 
 from ..events import Event
 from .markdown import AnswerMarkdown, newest
 from .transcript import Answer, Entry, Note, Reading, Thought, Transcript
 
-_REDRAW_S = 0.05
+REDRAW_S = 0.05
+"""What is open is drawn this often at the most, and seldomer where drawing costs more than MOST_SHARE of the
+time: the model needs the CPU as well."""
+MOST_SHARE = 0.02
+SLOWEST_REDRAW_S = 0.25
+
+Line: TypeAlias = list[Segment]
 _STYLES = {"quiet": "dim", "call": "cyan", "warning": "yellow"}
 _OPEN_THOUGHT_LINES = 6
 _HIDE_CURSOR, _SHOW_CURSOR = "\x1b[?25l", "\x1b[?25h"
@@ -60,7 +66,7 @@ def render(entry: Entry, looks: Looks) -> RenderableType:
 
 def show(console: Console, entry: Entry, looks: Looks) -> None:
     """Print one final entry and the blank line below it."""
-    console.print(_Lines(render(entry, looks)))
+    console.print(SegmentLines(_lines(console, render(entry, looks)), new_lines=True))
     console.print()
 
 
@@ -76,7 +82,7 @@ class Screen:
         self._clock = clock
         self._live = not is_plain(console)
         self._drawn: list[int] = []  # widths of the lines of the open entry, as they stand on the terminal
-        self._drawn_at = 0.0
+        self._draw_at = 0.0
 
     def __enter__(self) -> Screen:
         if self._live:
@@ -94,35 +100,34 @@ class Screen:
 
     def feed(self, event: Event) -> None:
         entries = self.transcript.feed(event)
-        if entries or (self._live and self._clock() - self._drawn_at >= _REDRAW_S):
+        if entries or (self._live and self._clock() >= self._draw_at):
             self._draw(entries)
 
     def _draw(self, entries: list[Entry]) -> None:
         """Replace the open entry by final ones and the new open one, in one write."""
-        with self._console.capture() as above:
+        began = time.thread_time()
+        with self._console.capture() as drawn:
             for entry in entries:
                 show(self._console, entry, self._looks)
-        lines = self._open_lines() if self._live else []
-        self._write(self._erase() + above.get() + "".join(f"{line}\n" for line in lines))
-        self._drawn = [cell_len(Text.from_ansi(line).plain) for line in lines]
-        self._drawn_at = self._clock()
+            lines = self._open_lines() if self._live else []
+            self._console.print(SegmentLines(lines, new_lines=True), end="")
+        self._write(self._erase() + drawn.get())
+        self._drawn = [sum(segment.cell_length for segment in line) for line in lines]
+        pause = (time.thread_time() - began) / MOST_SHARE
+        self._draw_at = self._clock() + min(max(pause, REDRAW_S), SLOWEST_REDRAW_S)
 
-    def _open_lines(self) -> list[str]:
+    def _open_lines(self) -> list[Line]:
         entry = self.transcript.open
         if entry is None:
             return []
         room = max(1, self._console.size.height - 2)
         if isinstance(entry, Thought):
-            rows = min(room - 1, _OPEN_THOUGHT_LINES)
-            text = _Lines(Text(newest(entry.text, rows), "dim italic"), rows)
-            part: RenderableType = Group(Text("▾ Thinking", style="dim"), text)
-        elif isinstance(entry, Answer):
-            part = _Lines(render(Answer(newest(entry.source, room)), self._looks), room)
-        else:
-            part = render(entry, self._looks)
-        with self._console.capture() as capture:
-            self._console.print(part)
-        return capture.get().split("\n")[:-1]
+            rows = max(1, min(room - 1, _OPEN_THOUGHT_LINES))
+            text = _lines(self._console, Text(newest(entry.text, rows), "dim italic"))
+            return [*_lines(self._console, Text("▾ Thinking", style="dim")), *text[-rows:]]
+        if isinstance(entry, Answer):
+            entry = Answer(newest(entry.source, room))
+        return _lines(self._console, render(entry, self._looks))[-room:]
 
     def _erase(self) -> str:
         """Up to where the open entry begins. A terminal that was made narrower has wrapped its lines."""
@@ -135,30 +140,18 @@ class Screen:
         self._console.file.flush()
 
 
-class _Lines:
-    """The lines of something, without blank ones around it and blanks after them; at most the last `most`."""
-
-    def __init__(self, inner: RenderableType, most: int | None = None) -> None:
-        self._inner = inner
-        self._most = most
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        lines = [
-            _rstrip(line)
-            for line in console.render_lines(self._inner, options.update(height=None), pad=False)
-        ]
-        while lines and not lines[-1]:
-            lines.pop()
-        while lines and not lines[0]:
-            lines.pop(0)
-        if self._most is not None:
-            lines = lines[-max(1, self._most) :]
-        for line in lines:
-            yield from line
-            yield Segment.line()
+def _lines(console: Console, inner: RenderableType) -> list[Line]:
+    """Its lines, without blank ones around them and blanks after them."""
+    options = console.options.update(height=None)
+    lines = [_rstrip(line) for line in console.render_lines(inner, options, pad=False)]
+    while lines and not lines[-1]:
+        lines.pop()
+    while lines and not lines[0]:
+        lines.pop(0)
+    return lines
 
 
-def _rstrip(line: list[Segment]) -> list[Segment]:
+def _rstrip(line: Line) -> Line:
     """Without the blanks that only fill the width: they would end up in what a person copies."""
     line = list(line)
     while line and not line[-1].text.strip():
