@@ -132,8 +132,11 @@ def flag(name: str) -> str:
 
 
 def nearest(word: str, names: Iterable[str]) -> str:
-    """`; did you mean X?` when a name comes close to `word`, else nothing."""
-    close = difflib.get_close_matches(word, list(names), n=1, cutoff=0.6)
+    """`; did you mean X?` when a name begins with `word` or comes close to it, else nothing."""
+    names = list(names)
+    close = [n for n in names if n.startswith(word)] or difflib.get_close_matches(
+        word, names, n=1, cutoff=0.6
+    )
     return f"; did you mean {close[0]}?" if close else ""
 
 

@@ -16,8 +16,11 @@ _PATIENCE_S = 2.0
 
 
 def copy(text: str) -> str:
-    """Put `text` on the clipboard. Returns how that went: `Copied`, or `Sent to the terminal` when only the
-    terminal was asked, which does not tell whether it obeyed."""
+    """Put `text` on the clipboard, and say how that went.
+
+    `Copied`, or `Sent to the terminal's clipboard` when only the terminal was asked: it does not tell
+    whether it obeyed.
+    """
     if sys.stdout.isatty() and os.environ.get("TERM") != "dumb":
         sys.stdout.write(f"\x1b]52;c;{base64.b64encode(text.encode()).decode()}\x07")
         sys.stdout.flush()
@@ -32,7 +35,7 @@ def copy(text: str) -> str:
                 check=True,
             )
             return "Copied"
-    return "Sent to the terminal"
+    return "Sent to the terminal's clipboard"
 
 
 def _tools() -> Iterator[list[str]]:

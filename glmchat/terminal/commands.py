@@ -183,12 +183,12 @@ def _copy(host: Host, argument: str) -> None:
     if not answer:
         return host.say("No answer to copy yet.")
     if not argument:
-        return host.say(f"{copy(answer)} the answer, {count(len(answer), 'character')}.")
+        return host.say(f"{copy(answer)}: the answer, {count(len(answer), 'character')}.")
     blocks = code_blocks(answer)
     if not argument.isdecimal() or not 1 <= int(argument) <= len(blocks):
         return host.say(f"No code block {argument}: the answer has {count(len(blocks), 'code block')}.")
     code = blocks[int(argument) - 1]
-    return host.say(f"{copy(code)} code block {argument}, {count(code.count(chr(10)), 'line')}.")
+    return host.say(f"{copy(code)}: code block {argument}, {count(code.count(chr(10)), 'line')}.")
 
 
 def _stats(host: Host, argument: str) -> None:
@@ -200,12 +200,9 @@ def _stats(host: Host, argument: str) -> None:
     written, thought = sum(u.completion_tokens for u in usages), sum(u.reasoning_tokens for u in usages)
     rows = [
         ("newest answer", stats_text(host.turns[-1])),
-        (
-            f"all {count(len(usages), 'answer')}",
-            f"{count(written, 'token')} written, {thought:,} in thoughts",
-        ),
-        ("", f"{count(read, 'token')} read, {kept:,} from the KV cache"),
-        ("", f"{seconds:.1f} s in all"),
+        ("so far", f"{count(len(usages), 'answer')} in {seconds:.1f} s"),
+        ("", f"{count(written, 'token')} written, {thought:,} of them in thoughts"),
+        ("", f"{count(read, 'token')} read, {kept:,} of them from the KV cache"),
     ]
     return host.say("\n".join(f"{left:<15}{right}" for left, right in rows))
 

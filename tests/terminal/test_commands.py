@@ -91,6 +91,7 @@ def test_help_has_every_command() -> None:
 
 def test_an_unknown_command_offers_the_nearest() -> None:
     assert "Unknown command /parms; did you mean /params?" in Listener().run("/parms")
+    assert "Unknown command /con; did you mean /context?" in Listener().run("/con")
     assert "/help lists the commands" in Listener().run("/xyzzy")
 
 
@@ -165,9 +166,9 @@ def test_copy_by_the_local_tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("DISPLAY", ":0")
     monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
     host = Listener(CODE)
-    assert host.run("/copy").startswith("Copied the answer, ")
+    assert host.run("/copy").startswith("Copied: the answer, ")
     assert (tmp_path / "clip").read_text() == CODE
-    assert host.run("/copy 2") == "Copied code block 2, 2 lines."
+    assert host.run("/copy 2") == "Copied: code block 2, 2 lines."
     assert (tmp_path / "clip").read_text() == "echo 1\necho 2\n"
     assert host.run("/copy 3") == "No code block 3: the answer has 2 code blocks."
     assert host.run("/copy x") == "No code block x: the answer has 2 code blocks."
@@ -187,8 +188,9 @@ def test_stats_context_prompt_model() -> None:
     host = Listener("one two", "three", system="Be brief.")
     said = host.run("/stats")
     assert "newest answer  1 token · 50.0 tokens/s · first token 0.25 s" in said
-    assert "all 2 answers  3 tokens written, 0 in thoughts" in said
-    assert "16 tokens read, 0 from the KV cache" in said
+    assert "so far         2 answers in 2.0 s" in said
+    assert "3 tokens written, 0 of them in thoughts" in said
+    assert "16 tokens read, 0 of them from the KV cache" in said
     assert host.run("/context").endswith("5 of 20 tokens, 25%")
     assert host.run("/context").startswith("████████░░░")
     assert host.run("/prompt").startswith("<|system|>Be brief.<|user|>question 1<|assistant|>one two")
