@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sys
 import termios
 import time
@@ -15,6 +16,11 @@ import pexpect
 import pyte
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+def at_prompt(text: str) -> bool:
+    """The toolbar is the last line: the program waits for the person."""
+    return re.search(r"(thinking (on|off)( · .+ tokens)?|Ctrl-C again leaves)$", text) is not None
 
 
 class _Screen(pyte.HistoryScreen):

@@ -5,12 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from ..pty import terminal
-
-
-def at_prompt(text: str) -> bool:
-    """The toolbar is there: the program waits for the person."""
-    return text.endswith(("thinking on", "thinking off", "Ctrl-C again leaves"))
+from ..pty import at_prompt, terminal
 
 
 def ended(text: str) -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ..pty import Terminal, terminal
+from ..pty import Terminal, at_prompt, terminal
 
 Start = Callable[..., Terminal]
 
@@ -179,7 +179,7 @@ def test_ctrl_c_stops_an_answer_and_the_next_one_comes(start: Start) -> None:
     chat.send("tell me\r")
     chat.wait_for("word word")
     chat.send("\x03")
-    assert chat.wait_for(lambda text: text.endswith("thinking on") and "stopped" in text) < 0.5
+    assert chat.wait_for(lambda text: at_prompt(text) and "stopped" in text) < 0.5
     kept = chat.text
     assert kept.count("word") > 2
     assert "▸ Thought for" in kept
@@ -218,7 +218,7 @@ def test_ctrl_c_at_the_prompt(start: Start) -> None:
     chat.wait_for("thinking on")
     chat.send("half a thought\x03")
     chat.send("hi\r")
-    chat.wait_for(lambda text: "first token" in text and text.endswith("thinking on"))
+    chat.wait_for(lambda text: "first token" in text and at_prompt(text))
     assert "› hi" in chat.text
     assert "half" not in chat.text
     chat.send("\x03")
