@@ -13,11 +13,15 @@ from tokenizers import Tokenizer
 from glmchat import render_prompt
 
 from . import talk, toolbox, words
-from .dialogues import TOOL_SHARE, Dialogue, dialogue
+from .dialogues import Dialogue, dialogue
 
 CONTEXT_SHARE = 0.12
 """The share of tokens that the assistant did not write and that are learned all the same, at CONTEXT_WEIGHT."""
 CONTEXT_WEIGHT = 0.25
+DRILL_SHARE = 0.36
+"""The share of drills among the examples, once the talk has begun."""
+NAMING_WEIGHT = 2.0
+"""The weight of a call's name and of its parameters' names: the few tokens for which the tools are read."""
 
 
 def as_text(example: Dialogue) -> str:
@@ -79,23 +83,33 @@ class Examples:
             ids["<|user|>"],
             ids["<|observation|>"],
         )
+        self._name_begins, self._name_ended = (
+            {tokenizer.token_to_id(t) for t in names}
+            for names in (("<tool_call>", "<arg_key>"), ("</tool_call>", "<arg_value>"))
+        )
         self._prefix = [ids["[gMASK]"], ids["<sop>"]]
         self._plain = [i for i in range(tokenizer.get_vocab_size()) if i < min(ids.values())]
         letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/._-"
         self._letters = [tokenizer.token_to_id(c) for c in letters]
 
-    def talk(self, tool_share: float = TOOL_SHARE) -> Example:
+    def talk(self) -> Example:
         """A dialogue. Where earlier think blocks are emptied, as the template does, only what follows the
         last question is learned: the model must not learn to write empty ones."""
-        example = dialogue(self._rng, tool_share=tool_share)
+        example = dialogue(self._rng)
         ids = self._tokenizer.encode(as_text(example), add_special_tokens=False).ids
         start = 0
         if example.enable_thinking and not example.keep_thinking:
             start = max(i for i, t in enumerate(ids[:-1]) if t == self._user)
-        weights, inside = [], False
+        weights, inside, naming = [], False, False
         for i, token in enumerate(ids):
-            learned = inside and i > start
-            weights.append(1.0 if learned else CONTEXT_WEIGHT * (self._rng.random() < CONTEXT_SHARE))
+            if inside and i > start:
+                weights.append(NAMING_WEIGHT if naming else 1.0)
+            else:
+                weights.append(CONTEXT_WEIGHT * (self._rng.random() < CONTEXT_SHARE))
+            if token in self._name_begins:
+                naming = True
+            elif token in self._name_ended:
+                naming = False
             if token == self._assistant:
                 inside = True
             elif token in (self._user, self._observation):
@@ -150,13 +164,20 @@ class Examples:
     def matching(self) -> Example:
         """Questions matched with the names of tools; only what names the call is learned."""
         head, pairs = toolbox.matching_drill(self._rng)
-        ids = self._prefix + self._tokenizer.encode(head, add_special_tokens=False).ids
-        weights = [0.0] * len(ids)
-        for question, call in pairs:
-            for text, learned in ((question, 0.0), (call, 1.0)):
-                part = self._tokenizer.encode(text, add_special_tokens=False).ids
-                ids += part
-                weights += [learned] * len(part)
+        return self._pieces([(head, False), *((t, i == 1) for pair in pairs for i, t in enumerate(pair))])
+
+    def calling(self) -> Example:
+        """Calls of declared tools; only the names of the parameters are learned."""
+        head, pieces = toolbox.calling_drill(self._rng)
+        return self._pieces([(head, False), *pieces])
+
+    def _pieces(self, pieces: list[tuple[str, bool]]) -> Example:
+        """Pieces of text, one after the other, each learned or not."""
+        ids, weights = list(self._prefix), [0.0] * len(self._prefix)
+        for text, learned in pieces:
+            part = self._tokenizer.encode(text, add_special_tokens=False).ids
+            ids += part
+            weights += [float(learned)] * len(part)
         return Example(ids, weights)
 
     def drills(self, tokens: int, step: int, steps: int) -> Iterator[Batch]:
@@ -167,14 +188,12 @@ class Examples:
         pool = [self.repeat(longest) if self._rng.random() < 0.6 else self.recall() for _ in range(900)]
         return self._batched(pool, tokens)
 
-    def talks(
-        self, tokens: int, *, tool_share: float = TOOL_SHARE, drill_share: float = 0.3
-    ) -> Iterator[Batch]:
+    def talks(self, tokens: int) -> Iterator[Batch]:
         """Dialogues, and a share of drills so that copying stays exact."""
         pool = []
         for _ in range(640):
-            if self._rng.random() >= drill_share:
-                pool.append(self.talk(tool_share))
+            if self._rng.random() >= DRILL_SHARE:
+                pool.append(self.talk())
             else:
                 drill = self._rng.choice(
                     (
@@ -184,6 +203,8 @@ class Examples:
                         self.columns,
                         self.matching,
                         self.matching,
+                        self.calling,
+                        self.calling,
                     )
                 )
                 pool.append(drill())

@@ -12,7 +12,7 @@ from .talk import Messages, spin
 
 SYSTEM = "{You are a helpful assistant.|You are a kind assistant.|Answer briefly.|You are GLM.|Be concise.|You are a coding agent.|You help with small tasks.|Answer in one sentence.|You are an assistant in a terminal.|Be polite.}"
 
-TOOL_SHARE = 0.45
+TOOL_SHARE = 0.5
 """Of dialogues that declare tools."""
 
 SHARES: list[tuple[float, Callable[[random.Random], Messages]]] = [
@@ -45,7 +45,7 @@ def _exchange(rng: random.Random) -> Messages:
     return make(rng)
 
 
-def dialogue(rng: random.Random, *, tool_share: float = TOOL_SHARE) -> Dialogue:
+def dialogue(rng: random.Random) -> Dialogue:
     """One dialogue of one turn or a few. About half think."""
     thinking = rng.random() < 0.55
     keep = thinking and rng.random() < 0.75
@@ -53,7 +53,7 @@ def dialogue(rng: random.Random, *, tool_share: float = TOOL_SHARE) -> Dialogue:
     messages: Messages = []
     if rng.random() < 0.12:
         messages.append({"role": "system", "content": spin(rng, SYSTEM)})
-    if rng.random() < tool_share:
+    if rng.random() < TOOL_SHARE:
         body, tools = toolbox.tool_use(rng)
         return Dialogue(messages + body, tools, thinking, keep)
     turns = rng.choice((0, 0, 0, 1, 1, 2))

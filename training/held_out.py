@@ -205,7 +205,7 @@ NEW_TOOLS: tuple[NewTool, ...] = (
     NewTool(declare("resize_thumbnail", "Resize a thumbnail.", {"pixels": _INTEGER}, ["pixels"]),
             ("Resize the thumbnail to {n} pixels", "Resize my thumbnail, pixels {n}"), ("n",)),
     NewTool(declare("reboot_router", "Reboot the router.", {}, None), ("Reboot the router", "Can you reboot my router?"), ()),
-    NewTool(declare("ping_hostname", "Ping a host on the network.", {"hostname": _string(), "retries": _INTEGER}, ["hostname"]),
+    NewTool(declare("ping_hostname", "Ping a host on the network.", {"hostname": _string(), "retries": _INTEGER}, ["hostname", "retries"]),
             ("Ping the hostname {name} with {n} retries", "Ping {name}, retries {n}"), ("name", "n")),
 )  # fmt: skip
 

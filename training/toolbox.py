@@ -152,7 +152,7 @@ def _time(rng: random.Random) -> Ask:
 
 def _timer(rng: random.Random) -> Ask:
     minutes = rng.choice((rng.randint(1, 60), rng.randint(1, 60), rng.randint(61, 999)))
-    if rng.random() < 0.3:
+    if rng.random() < 0.25:
         text = spin(
             rng,
             "{Set a timer for N minutes|Timer N minutes|Start a N minute timer|Wake me in N minutes|N minute timer please|Set the timer to N minutes|Count down N minutes|I need a timer of N minutes|A N minute timer|Set N minutes on the timer|Start N minutes|Timer, N minutes, please|Could you count N minutes|Let a timer run for N minutes|Give me a timer for N minutes}",
@@ -164,7 +164,7 @@ def _timer(rng: random.Random) -> Ask:
         text = (
             spin(
                 rng,
-                "{Set a timer for N minutes for X|Set a N minute timer for X|Start a timer of N minutes called X|Timer for X, N minutes|Remind me of X in N minutes|Set a timer, N minutes, label X|Set a timer named X for N minutes|In N minutes, remind me: X|N minutes for X please|Set a N minute X timer|Set an X timer for N minutes|Start a N minute timer with the label X|I need a N minute timer for the X|Give me N minutes for X|Put N minutes on the clock for X|X timer, N minutes|Timer of N minutes, call it X|The X takes N minutes, set a timer|Could you run a N minute timer named X|Let me have a timer for X: N minutes|Start the X timer, N minutes|I want N minutes for the X|Ring in N minutes for X|A timer of N minutes with label X, please}",
+                "{Set a timer for N minutes for X|Set a N minute timer for X|Start a timer of N minutes called X|Timer for X, N minutes|Remind me of X in N minutes|Set a timer, N minutes, label X|Set a timer named X for N minutes|In N minutes, remind me: X|N minutes for X please|Set a N minute X timer|Set an X timer for N minutes|Start a N minute timer with the label X|I need a N minute timer for the X|Give me N minutes for X|Put N minutes on the clock for X|X timer, N minutes|Timer of N minutes, call it X|The X takes N minutes, set a timer|Could you run a N minute timer named X|Let me have a timer for X: N minutes|Start the X timer, N minutes|I want N minutes for the X|Ring in N minutes for X|Timer: N minutes, X|Run the timer: N minutes, X|Begin a timer, N minutes, X|Start timer N minutes: X|Can you start the X timer for N minutes|Could you set an X timer of N minutes|Set my X timer to N minutes|Please run a X timer for N minutes|Could you start a timer of N minutes for the X|Start the clock for X, N minutes|A timer of N minutes with label X, please}",
             )
             .replace("N", str(minutes))
             .replace("X", label)
@@ -189,7 +189,7 @@ def _search(rng: random.Random) -> Ask:
         arguments["limit"] = limit
         text = spin(
             rng,
-            "{Search the web for X, N results|Find N results for X|Search for X and give me N results|Give me N pages about X|Look up X, at most N results|Search X with limit N|Find me N links about X|Show N results for X|Search the web for X, limit N|Top N results for X|I want N results about X|Search for N pages on X|Could you find N links on X|N results for X, please|Look for X and show N results|Get me N hits for X|Search the web for N pages on X|Do a search on X with at most N results|List N pages about X|X, N results}",
+            "{Search the web for X, N results|Find N results for X|Search for X and give me N results|Give me N pages about X|Look up X, at most N results|Search X with limit N|Find me N links about X|Show N results for X|Search the web for X, limit N|Top N results for X|I want N results about X|Search for N pages on X|Could you find N links on X|N results for X, please|Look for X and show N results|Get me N hits for X|Search the web for N pages on X|Do a search on X with at most N results|List N pages about X|X, N results|Search for X and list N hits|Look for X and return N links|Find X on the web and keep N results|Google X and print N of the results|Look X up and give N links|Can you search X and get N pages|Search the web for X and stop at N results|Check the web for X and fetch N pages}",
         ).replace("N", str(limit))
     result = "\n".join(f"{i + 1}. {words.phrase(rng, most=3)}" for i in range(rng.randint(1, 3)))
     return Ask(text.replace("X", query), "search_web", arguments, result, f"I found:\n\n{result}")
@@ -321,7 +321,12 @@ class MadeUp:
         clauses = []
         for i, slot in enumerate([*self.required, *(s for s in self.optional if rng.random() < 0.4)]):
             value = _value(rng, slot)
-            if bare and slot.kind != "boolean" and (i == 0 or (i == 1 and rng.random() < 0.3)):
+            if slot.name == self.noun and rng.random() < 0.6:  # "open 3 windows", "open the window Tulip"
+                number = slot.kind == "integer"
+                head = (
+                    f"{heads['V']} {value} {self.noun}" if number else f"{heads['V']} the {self.noun} {value}"
+                )
+            elif bare and slot.kind != "boolean" and (i == 0 or (i == 1 and rng.random() < 0.4)):
                 clauses.append(
                     rng.choice(
                         (
@@ -347,6 +352,8 @@ class MadeUp:
             else:
                 clauses.append(_clause(rng, slot, value))
             arguments[slot.name] = value
+        if not clauses and rng.random() < 0.25:
+            head += f" {rng.choice(('of', 'in', 'for', 'with'))} {words.word(rng)}"
         if len(clauses) > 1 and not bare and rng.random() < 0.25:
             order = list(range(len(clauses)))
             rng.shuffle(order)
@@ -376,7 +383,7 @@ class MadeUp:
 
 def made_up(rng: random.Random, *, near: MadeUp | None = None) -> MadeUp:
     """A new tool; `near` shares its verb or its noun with another one, so that both words count."""
-    verb, noun = _term(rng, VERBS, 0.45), _term(rng, words.NOUNS, 0.4)
+    verb, noun = _term(rng, VERBS if rng.random() < 0.8 else words.NOUNS, 0.45), _term(rng, words.NOUNS, 0.4)
     if near:
         verb, noun = (near.verb, noun) if rng.random() < 0.5 else (verb, near.noun)
     roll = rng.random()
@@ -392,6 +399,8 @@ def made_up(rng: random.Random, *, near: MadeUp | None = None) -> MadeUp:
         name = words.pseudo_word(rng)
     taken = {name}
     slots = [_parameter(rng, taken) for _ in range(rng.choice((0, 1, 1, 1, 2, 2, 2, 3)))]
+    if slots and rng.random() < 0.2 and noun not in taken:
+        slots[0] = Slot(noun, rng.choice(("string", "string", "integer")))
     optional = [s for s in slots[1:] if rng.random() < 0.3]
     required = [s for s in slots if s not in optional]
     properties: dict[str, Any] = {}
@@ -431,6 +440,34 @@ def matching_drill(rng: random.Random) -> tuple[str, list[tuple[str, str]]]:
         )
     asks = [rng.choice(tools).ask(rng) for _ in range(rng.randint(5, 9))]
     return head, [(f"{sloppy(rng, a.text)}\n", f"{_plan([a])}\n") for a in asks]
+
+
+def calling_drill(rng: random.Random) -> tuple[str, list[tuple[str, bool]]]:
+    """Declarations, then calls without a question, cut into pieces that are learned (the parameters' names)
+    or not: what parameters a tool has stands far from its name, behind a description."""
+    tools = [made_up(rng) for _ in range(rng.randint(2, 6))]
+    head = "".join(json.dumps(t.declaration) + "\n" for t in tools)
+    pieces: list[tuple[str, bool]] = []
+    for _ in range(rng.randint(8, 14)):
+        tool = rng.choice(tools)
+        given = [(k, words.word(rng)) for k in tool.declaration["function"]["parameters"]["properties"]]
+        if rng.random() < 0.6:
+            pieces.append((f"<tool_call>{tool.name}\n", False))
+            for name, value in given:
+                pieces += [
+                    ("<arg_key>", False),
+                    (f"{name}</arg_key>", True),
+                    (f"\n<arg_value>{value}</arg_value>\n", False),
+                ]
+            pieces.append(("</tool_call>\n", not given))
+        else:
+            pieces.append((f"I call {tool.name}", False))
+            if not given:
+                pieces.append((" without arguments", True))
+            for i, (name, value) in enumerate(given):
+                pieces += [(", " if i else " with ", not i), (f"{name}:", True), (f" {value}", False)]
+            pieces.append(("\n", False))
+    return head, pieces
 
 
 # --- exchanges ------------------------------------------------------------------------------------------
@@ -593,7 +630,7 @@ def _dressed(rng: random.Random, text: str) -> str:
 def _called(rng: random.Random, bench: list[Tool], *, last: bool) -> Messages:
     """A question that wants one call, or two calls of one tool or of two."""
     tool = rng.choice(bench)
-    if rng.random() < 0.78:
+    if rng.random() < 0.84:
         ask = tool.ask(rng)
         out = _exchange(rng, _dressed(rng, ask.text), [ask], last=last)
         answered = out[-1]["role"] == "assistant" and not out[-1].get("tool_calls")

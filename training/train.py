@@ -10,7 +10,6 @@ import copy
 import random
 import re
 import time
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -154,25 +153,13 @@ def loss_of(model: Glm4MoeForCausalLM, ids: torch.Tensor, weights: torch.Tensor)
     return (losses * weights[chosen]).sum() / weights[chosen].sum()
 
 
-@dataclass(frozen=True)
-class Leg:
-    """A stretch of training. It goes on from the checkpoint that the leg before saved, with a seed of its own."""
-
-    steps: int
-    rate: float
-    """What the learning rates are multiplied by."""
-    decay: float
-    """The share of the steps over which the rates fall to zero."""
-    tools: float
-    """The share of dialogues that declare tools."""
-
-    def learning_rate(self, step: int) -> float:
-        """Warm-up, a plateau, and a linear decay to zero."""
-        return self.rate * min(1.0, (step + 1) / 100, (self.steps - step) / (self.decay * self.steps))
+DECAY = 0.7
+"""The share of the steps over which the learning rates fall to zero."""
 
 
-LEGS = (Leg(4000, rate=1.0, decay=0.7, tools=0.45), Leg(550, rate=0.5, decay=0.9, tools=0.55))
-"""Everything is learned in the first; the second comes back to what takes longest, tools never seen."""
+def learning_rate(step: int, steps: int) -> float:
+    """What the learning rates are multiplied by: a warm-up, a plateau, and a linear decay to zero."""
+    return min(1.0, (step + 1) / 100, (steps - step) / (DECAY * steps))
 
 
 def save(model: Glm4MoeForCausalLM, tokenizer: Tokenizer, folder: Path) -> None:
@@ -186,42 +173,33 @@ def save(model: Glm4MoeForCausalLM, tokenizer: Tokenizer, folder: Path) -> None:
         file.chmod(0o644)  # the weights come out readable by their owner alone
 
 
-def train(number: int, args: argparse.Namespace) -> None:
-    """Run one leg and save its checkpoint to `args.out`. The first begins with copying drills alone."""
-    leg = LEGS[number]
-    if args.steps:
-        leg = replace(leg, steps=args.steps)
-    seed = args.seed + number
-    torch.manual_seed(seed)
-    if number:
-        tokenizer = Tokenizer.from_file(str(args.out / "tokenizer.json"))
-        model = Glm4MoeForCausalLM.from_pretrained(args.out)
-    else:
-        tokenizer = build_tokenizer(seed)
-        model = build_model(tokenizer)
-    drill_steps = 0 if number else args.drill_steps
-    examples = Examples(tokenizer, seed)
+def train(args: argparse.Namespace) -> None:
+    """Train and save the checkpoint to `args.out`, now and then on the way too."""
+    torch.manual_seed(args.seed)
+    tokenizer = build_tokenizer(args.seed)
+    model = build_model(tokenizer)
+    examples = Examples(tokenizer, args.seed)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     as_dtype(model, fast_dtype(device)).to(device).train()
     size = sum(p.numel() for p in model.parameters()) / 1e6
-    print(f"leg {number + 1}: {size:.2f}M parameters, {model.dtype} on {device}", flush=True)
+    print(f"{size:.2f}M parameters, {model.dtype} on {device}", flush=True)
     optimizer = MixedOptimizer(model, muon_lr=args.muon_lr, adam_lr=args.adam_lr)
     balancer = Balancer(model)
 
     step, seen, began, smooth = 0, 0, time.monotonic(), 0.0
-    while step < leg.steps:
+    while step < args.steps:
         # Copying arises first, from short spans alone; then they grow, and the talk begins.
         batches = (
-            examples.drills(args.batch, step, drill_steps)
-            if step < drill_steps
-            else examples.talks(args.batch, tool_share=leg.tools)
+            examples.drills(args.batch, step, args.drill_steps)
+            if step < args.drill_steps
+            else examples.talks(args.batch)
         )
         for ids, weights in batches:
             ids, weights = ids.to(device), weights.to(device)
             loss = loss_of(model, ids, weights)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step(leg.learning_rate(step))
+            optimizer.step(learning_rate(step, args.steps))
             balancer.step()
             seen += ids.numel()
             smooth = 0.97 * smooth + 0.03 * loss.item() if smooth else loss.item()
@@ -229,22 +207,19 @@ def train(number: int, args: argparse.Namespace) -> None:
             if step % 50 == 0:
                 seconds = time.monotonic() - began
                 print(
-                    f"step {step}/{leg.steps}  loss {smooth:.4f}  {seen / seconds:.0f} tokens/s  {seconds / 60:.1f} min",
+                    f"step {step}/{args.steps}  loss {smooth:.4f}  {seen / seconds:.0f} tokens/s  {seconds / 60:.1f} min",
                     flush=True,
                 )
-            if step == leg.steps or step % SAVE_EVERY == 0:
+            if step == args.steps or step % SAVE_EVERY == 0:
                 save(model, tokenizer, args.out)
-            if step == leg.steps:
+            if step == args.steps:
                 break
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=ROOT / "glmchat" / "demo")
-    parser.add_argument(
-        "--leg", type=int, default=1, help="begin with this leg, from the checkpoint in --out"
-    )
-    parser.add_argument("--steps", type=int, help="steps of each leg, for a try")
+    parser.add_argument("--steps", type=int, default=4600)
     parser.add_argument(
         "--drill-steps", type=int, default=260, help="of which copying drills before any talk"
     )
@@ -252,9 +227,7 @@ def main() -> None:
     parser.add_argument("--muon-lr", type=float, default=0.015)
     parser.add_argument("--adam-lr", type=float, default=0.004)
     parser.add_argument("--seed", type=int, default=45)
-    args = parser.parse_args()
-    for number in range(args.leg - 1, len(LEGS)):
-        train(number, args)
+    train(parser.parse_args())
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import random
 import re
+import string
 from pathlib import Path
 from unicodedata import ucd_3_2_0
 
@@ -185,6 +186,8 @@ def pseudo_word(rng: random.Random) -> str:
             made = head[: rng.randint(1, 6)] + tail[-rng.randint(1, 6) :]
         else:
             made = rng.choice(LEXICON)
+        if rng.random() < 0.12:  # q, v and z begin few words, and must be copied as well as any other
+            made = rng.choice(string.ascii_lowercase) + made[1:]
         if made not in _HELD and made not in HELD_TERMS:
             return made
 
