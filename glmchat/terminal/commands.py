@@ -9,7 +9,7 @@ from typing import Protocol
 
 from ..chat import Chat
 from ..engine.base import ModelInfo
-from ..errors import GlmChatError
+from ..errors import GlmChatError, UsageError
 from ..events import TurnDone
 from ..settings import nearest
 from .attach import attach, read_block
@@ -156,26 +156,26 @@ def _file(host: Host, argument: str) -> None:
     return host.say(f"{block.path}: {size_text(len(block.text.encode()))}, goes with the message below.")
 
 
-def _retry(host: Host, argument: str) -> None:
+def _taken_back(host: Host, purpose: str) -> str:
+    """The last question, taken back with all that came of it. Raises UsageError when there is none."""
     text = host.chat.undo()
     if text is None:
-        return host.say("Nothing to try again.")
-    return host.ask(text)
+        raise UsageError(f"Nothing to {purpose}.")
+    return text
+
+
+def _retry(host: Host, argument: str) -> None:
+    host.ask(_taken_back(host, "try again"))
 
 
 def _undo(host: Host, argument: str) -> None:
-    text = host.chat.undo()
-    if text is None:
-        return host.say("Nothing to take back.")
-    first = text.strip().split("\n")[0]
-    return host.say(f"Taken back: {first[:60]}{'…' if len(text.strip()) > len(first[:60]) else ''}")
+    text = _taken_back(host, "take back").strip()
+    first = text.split("\n")[0][:60]
+    host.say(f"Taken back: {first}{'…' if len(text) > len(first) else ''}")
 
 
 def _edit(host: Host, argument: str) -> None:
-    text = host.chat.undo()
-    if text is None:
-        return host.say("Nothing to edit.")
-    return host.draft(text)
+    host.draft(_taken_back(host, "edit"))
 
 
 def _copy(host: Host, argument: str) -> None:

@@ -58,7 +58,7 @@ def _math_block(state: StateBlock, start_line: int, end_line: int, silent: bool)
     if silent:
         return True
     line = start_line + 1
-    while line < end_line and not (state.isEmpty(line) is False and state.sCount[line] < state.blkIndent):
+    while line < end_line and (state.isEmpty(line) or state.sCount[line] >= state.blkIndent):
         line += 1
         if state.getLines(line - 1, line, state.blkIndent, False).rstrip().endswith(end):
             break
@@ -69,18 +69,21 @@ def _math_block(state: StateBlock, start_line: int, end_line: int, silent: bool)
     return True
 
 
+def _parser() -> MarkdownIt:
+    parser = MarkdownIt("commonmark", {"html": False}).enable(["strikethrough", "table"])
+    parser.disable(["image", "reference"])
+    parser.inline.ruler.before("escape", "math", _math_inline)
+    parser.block.ruler.before("fence", "math", _math_block, {"alt": ["paragraph", "blockquote", "list"]})
+    return parser
+
+
 # Nothing of an answer may vanish, so what rich would swallow is left as text: HTML, the targets of
 # images, and link definitions (which also would let a later block change an earlier one).
-_PARSER = MarkdownIt("commonmark", {"html": False}).enable(["strikethrough", "table"])
-_PARSER.disable(["image", "reference"])
+_PARSER = _parser()
 _PARSER.core.ruler.push("keep_line_ends", _keep_line_ends)
-_PARSER.inline.ruler.before("escape", "math", _math_inline)
-_PARSER.block.ruler.before("fence", "math", _math_block, {"alt": ["paragraph", "blockquote", "list"]})
-
-_BLOCKS = MarkdownIt("commonmark", {"html": False}).enable(["table"]).disable(["reference"])
-_BLOCKS.block.ruler.before("fence", "math", _math_block, {"alt": ["paragraph", "blockquote", "list"]})
+_BLOCKS = _parser()
+"""Finds where blocks begin, and nothing more."""
 _BLOCKS.core.ruler.enableOnly(["normalize", "block"])
-"""Where blocks begin, and nothing more."""
 
 
 class BlockSplitter:
