@@ -18,12 +18,16 @@ FinishReason: TypeAlias = Literal["stop", "length", "tool_calls", "interrupted",
 
 @dataclass(frozen=True, slots=True)
 class LoadProgress:
-    """How far a model load is. `done` of `total` counts `unit`; total 0 means unknown."""
+    """How far a model load is. `done` of `total` bytes; total 0 means unknown.
+
+    `shard` of `shards` files of weights is being read; 0 before and after that.
+    """
 
     stage: str
     done: int = 0
     total: int = 0
-    unit: Literal["bytes", "shards", "weights"] = "weights"
+    shard: int = 0
+    shards: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +55,10 @@ class TurnsDropped:
 
 @dataclass(frozen=True, slots=True)
 class ThinkingDelta:
-    """More text of the think block."""
+    """More text of the think block, which has `tokens` so far; 0 where the engine does not count."""
 
     text: str
+    tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,7 +36,7 @@ def turn(
     """The events of one turn, a delta for each word."""
     events: list[Event] = [PromptReady(8)]
     if thinking:
-        events += [ThinkingDelta(word) for word in _words(thinking)]
+        events += [ThinkingDelta(word, number) for number, word in enumerate(_words(thinking), 1)]
         events.append(ThinkingDone(1.5, len(thinking.split())))
     events += [AnswerDelta(word) for word in _words(answer)]
     events += [ToolCallReady(call) for call in calls]

@@ -200,7 +200,7 @@ def test_stream_json_is_one_event_a_line_and_ends_with_the_whole(run: Callable[.
     lines = [json.loads(line) for line in result.out.splitlines()]
     assert lines[:-1] == [
         {"type": "prompt_ready", "prompt_tokens": 8, "cached_tokens": 0},
-        {"type": "thinking_delta", "text": "t"},
+        {"type": "thinking_delta", "text": "t", "tokens": 1},
         {"type": "thinking_done", "seconds": 1.5, "tokens": 1, "closed": True},
         {"type": "answer_delta", "text": "a "},
         {"type": "answer_delta", "text": "b"},

@@ -11,10 +11,9 @@ import inspect
 import logging
 import shutil
 import tempfile
-import time
 import warnings
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,8 +23,7 @@ from ..events import LoadProgress
 from ..glm.checkpoints import Checkpoint
 from .faults import one_line
 from .memory import DeviceMap, parse_device_map, parse_max_memory
-
-OnProgress = Callable[[LoadProgress], None]
+from .progress import OnProgress, WeightsBar
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +72,7 @@ def load_model(checkpoint: Checkpoint, options: LoadOptions, on_progress: OnProg
         if offload_folder is not None:
             undo.callback(shutil.rmtree, offload_folder, ignore_errors=True)
         on_progress(LoadProgress("loading weights"))
-        with _weights_progress(on_progress):
+        with _weights_progress(checkpoint, on_progress):
             model, info = AutoModelForCausalLM.from_pretrained(
                 checkpoint.folder,
                 config=config,
@@ -255,8 +253,8 @@ def _quiet() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _weights_progress(on_progress: OnProgress) -> Iterator[None]:
-    """Report transformers' bar "Loading weights" to `on_progress`; nothing is drawn."""
+def _weights_progress(checkpoint: Checkpoint, on_progress: OnProgress) -> Iterator[None]:
+    """Report transformers' bar "Loading weights" to `on_progress`."""
     from transformers.utils import logging as hf_logging
 
     set_hook = getattr(hf_logging, "set_tqdm_hook", None)
@@ -264,40 +262,10 @@ def _weights_progress(on_progress: OnProgress) -> Iterator[None]:
         hf_logging.disable_progress_bar()
         yield
         return
-    previous = set_hook(lambda factory, args, kwargs: _Bar(on_progress, *args, **kwargs))
+    previous = set_hook(
+        lambda factory, args, kwargs: WeightsBar(checkpoint.shards, on_progress, *args, **kwargs)
+    )
     try:
         yield
     finally:
         set_hook(previous)
-
-
-class _Bar:
-    """As much of tqdm as transformers uses, reported as LoadProgress at most twenty times a second."""
-
-    def __init__(self, on_progress: OnProgress, iterable: Any = None, *_: Any, **kwargs: Any) -> None:
-        self._iterable = iterable
-        self._on_progress = on_progress
-        self._done = 0
-        self._total = kwargs.get("total") or (len(iterable) if hasattr(iterable, "__len__") else 0)
-        self._shown = 0.0
-
-    def update(self, n: int = 1) -> None:
-        self._done += n
-        now = time.monotonic()
-        if now - self._shown >= 0.05 or self._done == self._total:
-            self._shown = now
-            self._on_progress(LoadProgress("loading weights", self._done, self._total, "weights"))
-
-    def __iter__(self) -> Iterator[Any]:
-        for item in self._iterable:
-            yield item
-            self.update()
-
-    def __enter__(self) -> _Bar:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def __getattr__(self, name: str) -> Callable[..., None]:
-        return lambda *_, **__: None  # set_postfix, set_description, close, refresh …

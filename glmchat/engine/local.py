@@ -22,8 +22,9 @@ from ..glm.encode import Prompt, PromptEncoder
 from ..messages import Conversation
 from .base import GenerationOptions, ModelInfo
 from .faults import one_line
-from .loading import LoadOptions, OnProgress, load_model
+from .loading import LoadOptions, load_model
 from .outbox import Outbox
+from .progress import OnProgress
 from .turn import Turn, TurnRunner
 
 log = logging.getLogger(__name__)
@@ -210,7 +211,7 @@ class _Load:
             revision=options.revision,
             token=options.token,
             offline=options.offline,
-            on_bytes=lambda done, total: self.on_progress(LoadProgress("downloading", done, total, "bytes")),
+            on_bytes=lambda done, total: self.on_progress(LoadProgress("downloading", done, total)),
         )
         template = choose_template(checkpoint, self.chat_template)
         encoder = PromptEncoder(checkpoint.tokenizer, template)

@@ -31,7 +31,7 @@ class Outbox:
         """Add an event; it travels as soon as the last batch is `INTERVAL_S` old."""
         last = self._pending[-1] if self._pending else None
         if isinstance(event, ThinkingDelta) and isinstance(last, ThinkingDelta):
-            self._pending[-1] = ThinkingDelta(last.text + event.text)
+            self._pending[-1] = ThinkingDelta(last.text + event.text, event.tokens)
         elif isinstance(event, AnswerDelta) and isinstance(last, AnswerDelta):
             self._pending[-1] = AnswerDelta(last.text + event.text)
         else:

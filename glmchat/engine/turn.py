@@ -17,6 +17,7 @@ from ..events import (
     FinishReason,
     PrefillProgress,
     PromptReady,
+    ThinkingDelta,
     ThinkingDone,
     Timing,
     TurnDone,
@@ -217,7 +218,9 @@ class Answer:
 
     def _put(self, events: Sequence[Event]) -> None:
         for event in events:
-            if isinstance(event, ThinkingDone):
+            if isinstance(event, ThinkingDelta):
+                event = replace(event, tokens=self._reasoning_tokens)
+            elif isinstance(event, ThinkingDone):
                 seconds = self._last_at - (self._thinking_at or self._last_at)
                 event = replace(event, seconds=seconds, tokens=self._reasoning_tokens)
             self._outbox.put(event)

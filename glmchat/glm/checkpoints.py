@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,7 +64,8 @@ class Checkpoint:
     """A checkpoint on disk whose small files were read and found sound. Weights are not loaded.
 
     `name` is what the person gave. `chat_template` is the checkpoint's own, as jinja source.
-    `special_tokens` maps `bos_token`, `eos_token` … to their text, as templates want them.
+    `special_tokens` maps `bos_token`, `eos_token` … to their text, as templates want them. `shards` holds
+    for each file of weights the bytes of its tensors by name; it is empty where no weights were asked for.
     """
 
     name: str
@@ -73,6 +74,7 @@ class Checkpoint:
     generation_config: dict[str, Any] = field(default_factory=dict)
     chat_template: str | None = None
     special_tokens: dict[str, str] = field(default_factory=dict)
+    shards: tuple[dict[str, int], ...] = ()
 
     @property
     def model_type(self) -> str:
@@ -145,9 +147,7 @@ def resolve(
     folder = DEMO_FOLDER if model == DEMO else Path(model).expanduser()
     if folder.is_dir():
         checkpoint = _read(model, folder)
-        if weights:
-            _check_weights(checkpoint)
-        return checkpoint
+        return _with_weights(checkpoint) if weights else checkpoint
     if folder.is_file():
         hint = " GGUF files are not loaded; use a safetensors checkpoint." if folder.suffix == ".gguf" else ""
         raise ModelError(f"--model {model} is a file; give the folder of a checkpoint.{hint}")
@@ -158,10 +158,10 @@ def resolve(
         )
     hub = Hub(revision=revision, token=token, offline=offline)
     checkpoint = _read(model, hub.download(model, _SMALL_FILES))
-    if weights:
-        hub.download(model, (*_SMALL_FILES, *_WEIGHT_FILES), on_bytes)
-        _check_weights(checkpoint)
-    return checkpoint
+    if not weights:
+        return checkpoint
+    hub.download(model, (*_SMALL_FILES, *_WEIGHT_FILES), on_bytes)
+    return _with_weights(checkpoint)
 
 
 def choose_template(checkpoint: Checkpoint, choice: str = "auto") -> ChatTemplate:
@@ -240,7 +240,7 @@ def _check_kind(name: str, folder: Path) -> None:
     raise ModelError(f"{name} has no config.json, so it is not a checkpoint; give the folder that holds one.")
 
 
-def _check_weights(checkpoint: Checkpoint) -> None:
+def _with_weights(checkpoint: Checkpoint) -> Checkpoint:
     """Refuse missing, pickled, incomplete or truncated weights by file names, headers and sizes alone."""
     folder, name = checkpoint.folder, checkpoint.name
     index = folder / _INDEX
@@ -259,8 +259,7 @@ def _check_weights(checkpoint: Checkpoint) -> None:
         shards = ["model.safetensors"]
     else:
         raise ModelError(_no_weights(name, [p.name for p in folder.iterdir()]))
-    for shard in shards:
-        _check_shard(folder / shard)
+    return replace(checkpoint, shards=tuple(_tensor_bytes(folder / shard) for shard in shards))
 
 
 def _no_weights(name: str, files: Iterable[str]) -> str:
@@ -278,8 +277,11 @@ def _no_weights(name: str, files: Iterable[str]) -> str:
     return f"{name} has no weights (model.safetensors or {_INDEX}); fetch the whole checkpoint."
 
 
-def _check_shard(path: Path) -> None:
-    """A safetensors file is 8 bytes of header length, the JSON header, then exactly the tensors' bytes."""
+def _tensor_bytes(path: Path) -> dict[str, int]:
+    """The bytes of each tensor in a shard, which must be whole.
+
+    A safetensors file is 8 bytes of header length, the JSON header, then exactly the tensors' bytes.
+    """
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
@@ -287,7 +289,9 @@ def _check_shard(path: Path) -> None:
             raise ModelError(f"{path} is cut short at {size:,} bytes; fetch it again.")
         try:
             header = json.loads(file.read(length))
-            end = max((t["data_offsets"][1] for k, t in header.items() if k != "__metadata__"), default=0)
+            spans = {k: t["data_offsets"] for k, t in header.items() if k != "__metadata__"}
+            sizes = {k: int(end - start) for k, (start, end) in spans.items()}
+            end = max((end for _, end in spans.values()), default=0)
         except (ValueError, TypeError, KeyError, AttributeError, IndexError):
             raise ModelError(
                 f"{path} is not a safetensors file (its header is broken); fetch it again."
@@ -296,6 +300,7 @@ def _check_shard(path: Path) -> None:
         raise ModelError(
             f"{path} holds {size:,} bytes where its header says {8 + length + end:,}; fetch it again."
         )
+    return sizes
 
 
 def _chat_template(folder: Path, tokenizer_config: Mapping[str, Any]) -> str | None:

@@ -1,4 +1,4 @@
-"""The bar on stderr while a model loads: stage, bytes or weights, time left; erased when done."""
+"""The bar on stderr while a model loads: stage, bytes, shards, time left; erased when done."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 from ..chat import Chat
 from ..engine.base import ModelInfo
 from ..events import LoadProgress
-from .wording import size_text
+from .wording import bar, size_text
 
 
 class LoadState:
@@ -23,9 +23,11 @@ class LoadState:
         self.changed()
 
     def text(self) -> str:
-        """`loading weights 60 %`, for a toolbar."""
-        share = f" {self.newest.done / self.newest.total:.0%}" if self.newest.total else ""
-        return self.newest.stage + share
+        """`loading weights ███░░░░░ 93.0 GB of 221 GB, shard 19 of 46`, for a toolbar."""
+        now = self.newest
+        if not now.total:
+            return f"{now.stage} …"
+        return f"{now.stage} {bar(now.done / now.total, 8)} {amount_text(now)}"
 
 
 def wait_with_bar(chat: Chat, state: LoadState) -> ModelInfo:
@@ -38,7 +40,7 @@ def wait_with_bar(chat: Chat, state: LoadState) -> ModelInfo:
 
     class Amount(ProgressColumn):
         def render(self, task: Task) -> Text:
-            return Text(_amount(state.newest), style="dim")
+            return Text(amount_text(state.newest), style="dim")
 
     columns = (TextColumn("{task.description}"), BarColumn(30), Amount(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
@@ -61,9 +63,9 @@ def wait_with_bar(chat: Chat, state: LoadState) -> ModelInfo:
             state.changed = before
 
 
-def _amount(progress: LoadProgress) -> str:
+def amount_text(progress: LoadProgress) -> str:
+    """`93.0 GB of 221 GB, shard 19 of 46`; "" where that is unknown."""
     if not progress.total:
         return ""
-    if progress.unit == "bytes":
-        return f"{size_text(progress.done)} of {size_text(progress.total)}"
-    return f"{progress.done:,} of {progress.total:,} {progress.unit}"
+    shard = f", shard {progress.shard} of {progress.shards}" if progress.shards > 1 else ""
+    return f"{size_text(progress.done)} of {size_text(progress.total)}{shard}"

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from glmchat.engine.cache import PrefixCache
 from glmchat.engine.detokenize import Detokenizer
 from glmchat.engine.outbox import INTERVAL_S, Outbox
+from glmchat.engine.progress import allot
 from glmchat.events import AnswerDelta, ThinkingDelta
 from tests import tiny
 
@@ -113,3 +114,13 @@ class TestPrefixCache:
         self.fill(cache, 3)
         prefix.keep(cache, [1, 2, 3])
         assert prefix.begin([1, 2, 3, 4])[1] == 0
+
+
+def test_bytes_of_the_weights_are_allotted_to_what_they_become() -> None:
+    shards = [
+        {"embed.weight": 100, "layers.0.experts.0.up": 10, "layers.0.experts.1.up": 10},
+        {"layers.0.experts.0.down": 8, "layers.0.experts.1.down": 8, "layers.9.extra": 50, "head.weight": 4},
+    ]
+    names = ["embed.weight", "layers.0.experts.up_all", "layers.0.experts.down_all", "head.weight", "made_up"]
+    assert allot(names, shards) == [(100, 1), (18, 2), (18, 2), (4, 2), (0, 0)]
+    assert allot(names, []) == [(0, 0)] * 5
