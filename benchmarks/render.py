@@ -12,16 +12,23 @@ import io
 import time
 from functools import partial
 
+from prompt_toolkit.completion import DummyCompleter
+from prompt_toolkit.data_structures import Size
+from prompt_toolkit.history import InMemoryHistory
+from prompt_toolkit.input import create_pipe_input
+from prompt_toolkit.key_binding import KeyBindings
 from rich.console import Console
 from rich.live import Live
 from rich.markdown import Markdown
 
 from glmchat.events import AnswerDelta
-from glmchat.terminal.screen import Looks, Screen
+from glmchat.terminal.inline import Frames, Inline
+from glmchat.terminal.screen import PROMPT, Looks, Screen
 
 from .report import Comparison, measure_pairs, show
 
 TOKENS_PER_S = 100
+ROWS, COLUMNS = 24, 80
 SAMPLE = 20
 """rich draws every 20th frame only, which is reckoned as twenty: all of them would take minutes."""
 
@@ -60,7 +67,7 @@ def run(args: argparse.Namespace) -> None:
     """Measure and print the table."""
     long, short = answer(args.tokens), answer(args.short)
     growth = measure_pairs(partial(ours, long), partial(ours, short), args.repeats)
-    tokens_a_frame = len(short) / frames(short)
+    tokens_a_frame = len(short) / stream(short)
     versus = measure_pairs(partial(ours, short), partial(richs, short, tokens_a_frame), args.repeats)
     budget = [1e6 / TOKENS_PER_S] * args.repeats
     show(
@@ -80,28 +87,52 @@ def answer(tokens: int) -> list[str]:
 
 
 class Sink(io.StringIO):
-    """A terminal's far end that counts what it gets."""
+    """A terminal's far end, where nobody looks."""
 
-    writes = 0
+    encoding = "utf-8"
 
     def write(self, text: str) -> int:
-        self.writes += 1
         return len(text)
 
 
-def stream(tokens: list[str]) -> Sink:
-    """The answer on the chat's own screen."""
-    now, sink = 0.0, Sink()
-    with Screen(terminal(sink), Looks(), clock=lambda: now) as screen:
+def stream(tokens: list[str]) -> int:
+    """The answer above the input line and the toolbar, as in the chat. Returns how often it was drawn."""
+    now, frames = 0.0, 0
+    screen = Screen(terminal(Sink()), Looks(), clock=lambda: now)
+    output = Frames(Sink(), lambda: Size(ROWS, COLUMNS), term="xterm-256color")
+
+    def draw() -> None:
+        nonlocal frames
+        began = time.thread_time()
+        inline.write_above(screen.frame)
+        screen.drawn(time.thread_time() - began)
+        frames += 1
+
+    def talk() -> None:
+        nonlocal now
         for token in tokens:
             screen.feed(AnswerDelta(token))
             now += 1 / TOKENS_PER_S
-    return sink
+            if now >= screen.draw_at:
+                draw()
+        screen.end()
+        draw()
+        inline.app.exit()
 
-
-def frames(tokens: list[str]) -> int:
-    """How often the answer is drawn while it comes."""
-    return stream(tokens).writes
+    with create_pipe_input() as keyboard:
+        inline = Inline(
+            keys=KeyBindings(),
+            prompt=lambda: PROMPT,
+            toolbar=lambda columns: [("", "demo · cpu · thinking on")],
+            queued=list,
+            history=InMemoryHistory(),
+            completer=DummyCompleter(),
+            on_resize=lambda: None,
+            output=output,
+            keyboard=keyboard,
+        )
+        inline.app.run(pre_run=talk, handle_sigint=False)
+    return frames
 
 
 def ours(tokens: list[str]) -> float:
@@ -124,4 +155,4 @@ def richs(tokens: list[str], tokens_a_frame: float) -> float:
 
 def terminal(sink: Sink) -> Console:
     """A terminal of 80 by 24 that nobody looks at."""
-    return Console(file=sink, force_terminal=True, width=80, height=24, color_system="256")
+    return Console(file=sink, force_terminal=True, width=COLUMNS, height=ROWS, color_system="256")

@@ -207,7 +207,7 @@ def _dispatch(settings: st.Settings, args: argparse.Namespace) -> int:
         from .terminal import repl
         from .terminal.screen import Looks
 
-        looks = Looks(show_thinking=settings.show_thinking, markdown=settings.markdown == "on")
+        looks = Looks(unfolded=settings.show_thinking, markdown=settings.markdown == "on")
         with start.open_chat(settings, load) as chat:
             return repl.run(chat, load, lambda model: start.open_engine(settings, model, load), looks)
     if args.print_prompt:

@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def at_prompt(text: str) -> bool:
     """The toolbar is the last line: the program waits for the person."""
-    return re.search(r"(thinking (on|off)( · .+ tokens)?|Ctrl-C again leaves)$", text) is not None
+    return re.search(r"(thinking (on|off)( · [█░].*)?|Ctrl-C again leaves)$", text) is not None
 
 
 class _Screen(pyte.HistoryScreen):
@@ -44,13 +44,14 @@ class Terminal:
         *,
         columns: int = 80,
         lines: int = 24,
+        program: str = sys.executable,
     ) -> None:
         self._screen = _Screen(columns, lines)
         self._stream = pyte.ByteStream(self._screen)
         environ = {**os.environ, "TERM": "xterm-256color", "PYTHONPATH": str(ROOT), **(env or {})}
         environ.pop("NO_COLOR", None) if not (env and "NO_COLOR" in env) else None
         self._child = pexpect.spawn(
-            sys.executable, arguments, env=environ, cwd=str(ROOT), dimensions=(lines, columns), timeout=60
+            program, arguments, env=environ, cwd=str(ROOT), dimensions=(lines, columns), timeout=60
         )
         self._child.delaybeforesend = None
         self._screen.answer = self._child.send
@@ -124,9 +125,9 @@ class Terminal:
 
 
 @contextlib.contextmanager
-def terminal(arguments: list[str], env: Mapping[str, str] | None = None, **size: int) -> Iterator[Terminal]:
+def terminal(arguments: list[str], env: Mapping[str, str] | None = None, **more: Any) -> Iterator[Terminal]:
     """A Terminal whose program does not outlive the test."""
-    made = Terminal(arguments, env, **size)
+    made = Terminal(arguments, env, **more)
     try:
         yield made
     finally:

@@ -14,6 +14,7 @@ MAX_BYTES = 1_000_000
 
 _MENTION = re.compile(r'(?<!\S)@(?:"([^"\n]+)"|(\S+))')
 _AFTER_A_PATH = ".,;:!?)]}'\""
+_LIKE_A_FILE = re.compile(r"[/~.]|.*\.\w{1,5}\W*$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +64,15 @@ def attach(text: str) -> str:
     """
     names = dict.fromkeys(filter(None, map(_named, _MENTION.finditer(text))))
     return "\n\n".join([text, *(str(read_block(name)) for name in names)])
+
+
+def not_attached(text: str) -> str:
+    """A word to the person about mentions that look like files and name none; "" where there is none."""
+    plain = [m[2] for m in _MENTION.finditer(text) if m[2] and _named(m) is None]
+    names = [f"@{word.rstrip(_AFTER_A_PATH)}" for word in plain if _LIKE_A_FILE.match(word)]
+    if not names:
+        return ""
+    return f"{', '.join(names)}: no such file here, so {'it stays' if len(names) == 1 else 'they stay'} text."
 
 
 def _named(mention: re.Match[str]) -> str | None:

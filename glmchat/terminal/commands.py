@@ -29,9 +29,6 @@ class Host(Protocol):
     def info(self) -> ModelInfo | None:
         """The model, or None while it loads."""
 
-    def wait_for_model(self) -> None:
-        """Return when the model is there. Raises: KeyboardInterrupt, and what loading raised."""
-
     def load_model(self, name: str) -> None:
         """Put another model in place of this one; the conversation stays."""
 
@@ -44,8 +41,8 @@ class Host(Protocol):
     def draft(self, text: str) -> None:
         """Put text into the input line, to be worked on."""
 
-    def show_thought(self) -> None:
-        """Print the newest thought in full."""
+    def unfold(self, shown: bool) -> None:
+        """Open or fold all thoughts."""
 
     def quit(self) -> None:
         """End the chat."""
@@ -60,6 +57,8 @@ class Command:
     choices: tuple[str, ...] = ()
     """What its first argument may be, for completion."""
     takes_path: bool = False
+    waits: bool = False
+    """It is not for while a turn runs or the model loads, and waits for its end."""
 
 
 def is_command(text: str) -> bool:
@@ -67,15 +66,21 @@ def is_command(text: str) -> bool:
     return re.match(r"/[A-Za-z?]*(\s|$)", text) is not None
 
 
+def find_command(text: str) -> Command | None:
+    """The command that a line begins with."""
+    name = text.split(maxsplit=1)[0]
+    return next((command for command in COMMANDS if command.name == name), None)
+
+
 def run_command(host: Host, text: str) -> None:
     """Run one command; an unknown name is answered with the nearest one, a fault with its message."""
     name, argument = re.match(r"(\S+)\s*(.*)", text.strip(), re.DOTALL).groups()  # type: ignore[union-attr]
-    for command in COMMANDS:
-        if command.name == name:
-            try:
-                return command.run(host, argument)
-            except GlmChatError as e:
-                return host.say(str(e))
+    command = find_command(name)
+    if command is not None:
+        try:
+            return command.run(host, argument)
+        except GlmChatError as e:
+            return host.say(str(e))
     hint = nearest(name, [c.name for c in COMMANDS]) or "; /help lists the commands."
     return host.say(f"Unknown command {name}{hint} (To send it as text, put a space before it.)")
 
@@ -88,11 +93,11 @@ def _help(host: Host, argument: str) -> None:
 
 
 def _think(host: Host, argument: str) -> None:
-    if argument == "show":
-        return host.show_thought()
+    if argument in ("show", "hide"):
+        return host.unfold(argument == "show")
     options = host.chat.options
     if argument and argument not in ("on", "off"):
-        return host.say(f"/think takes on, off or show, not {argument!r}.")
+        return host.say(f"/think takes on, off, show or hide, not {argument!r}.")
     thinks = argument == "on" if argument else not options.enable_thinking
     host.chat.options = replace(options, enable_thinking=thinks)
     blind = host.info is not None and not host.info.thinks
@@ -208,7 +213,6 @@ def _stats(host: Host, argument: str) -> None:
 
 
 def _context(host: Host, argument: str) -> None:
-    host.wait_for_model()
     prompt = host.chat.render()
     if prompt is None or host.info is None:
         return host.say("The server does not tell how much of its context is used.")
@@ -219,7 +223,6 @@ def _context(host: Host, argument: str) -> None:
 
 
 def _prompt(host: Host, argument: str) -> None:
-    host.wait_for_model()
     prompt = host.chat.render(attach(argument) if argument else None)
     if prompt is None:
         return host.say("The server renders the prompt; it cannot be seen from here.")
@@ -239,40 +242,52 @@ COMMANDS = (
     Command("/help", "", "show this", _help),
     Command(
         "/think",
-        "[on|off|show]",
-        "switch thinking, or show the newest thought in full",
+        "[on|off|show|hide]",
+        "switch thinking; open or fold all thoughts and calls",
         _think,
-        ("on", "off", "show"),
+        ("on", "off", "show", "hide"),
     ),
     Command("/tools", "", "list the tools the model may call", _tools),
-    Command("/model", "[NAME]", "show the model, or load another; the conversation stays", _model),
+    Command(
+        "/model", "[NAME]", "show the model, or load another; the conversation stays", _model, waits=True
+    ),
     Command(
         "/params", "[NAME VALUE]", "show how answers are sampled, or change it", _params, tuple(PARAMETERS)
     ),
-    Command("/system", "[TEXT|@FILE|off]", "show, set or remove the system message", _system, ("off",)),
+    Command(
+        "/system", "[TEXT|@FILE|off]", "show, set or remove the system message", _system, ("off",), waits=True
+    ),
     Command(
         "/file", "PATH", "attach a text file to the next message; so does @PATH in it", _file, takes_path=True
     ),
-    Command("/retry", "", "ask the last question again", _retry),
-    Command("/undo", "", "take back the last question and its answer", _undo),
-    Command("/edit", "", "take back the last question into the input line", _edit),
+    Command("/retry", "", "ask the last question again", _retry, waits=True),
+    Command("/undo", "", "take back the last question and its answer", _undo, waits=True),
+    Command("/edit", "", "take back the last question into the input line", _edit, waits=True),
     Command("/copy", "[N]", "copy the last answer, or its N-th code block", _copy),
     Command("/stats", "", "tokens, speed and time so far", _stats),
-    Command("/context", "", "how full the context is", _context),
-    Command("/prompt", "[TEXT]", "the exact text that the model sees, or would see with TEXT asked", _prompt),
-    Command("/clear", "", "start a new conversation", _clear),
+    Command("/context", "", "how full the context is", _context, waits=True),
+    Command(
+        "/prompt",
+        "[TEXT]",
+        "the exact text that the model sees, or would see with TEXT asked",
+        _prompt,
+        waits=True,
+    ),
+    Command("/clear", "", "start a new conversation", _clear, waits=True),
     Command("/quit", "", "leave", _quit),
 )
 
 KEYS = (
-    ("Enter", "send"),
-    ("Alt-Enter, Ctrl-J", "new line"),
+    ("Enter", "send; while an answer comes the message is queued"),
+    ("Alt-Enter, Ctrl-J", "new line; so does Shift-Enter where the terminal tells it from Enter"),
     ("Up, Down, Ctrl-R", "earlier messages; search them"),
     ("Tab", "complete a command, its argument, or a path after @"),
     ("Ctrl-X Ctrl-E", "write the message in $EDITOR"),
-    ("Ctrl-T", "show the newest thought in full"),
+    ("Ctrl-T", "open or fold all thoughts and calls, also while an answer comes"),
     ("Ctrl-C", "stop an answer; clear the line; twice on an empty line: leave"),
+    ("Esc", "stop an answer; take the newest queued message back"),
     ("Ctrl-L", "clear the screen"),
+    ("Ctrl-Z", "suspend; fg comes back"),
     ("Ctrl-D", "leave, on an empty line"),
 )
 

@@ -128,6 +128,12 @@ class BlockSplitter:
         return _cut(text.split("\n"), [t.map[0] for t in _top_level(text) if t.map])
 
 
+def blocks(source: str) -> list[str]:
+    """The blocks of a whole text."""
+    splitter = BlockSplitter()
+    return splitter.feed(source) + splitter.flush()
+
+
 def _top_level(text: str) -> list[Token]:
     """The tokens that begin the top-level blocks."""
     return [t for t in _BLOCKS.parse(text) if t.level == 0 and t.nesting >= 0 and t.map]
@@ -158,6 +164,8 @@ _RULE = re.compile(r"([-*_])[ \t]*(?:\1[ \t]*){2,}$")
 
 def newest(source: str, rows: int) -> str:
     """The end of a block, enough for its last `rows` rows: what is open is drawn again and again."""
+    if rows < 1:
+        return ""
     lines = source.split("\n")
     if len(lines) > 2 * rows:
         fence = re.match(r"(`{3,}|~{3,})", lines[0])

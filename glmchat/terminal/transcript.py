@@ -23,7 +23,7 @@ from ..events import (
 )
 from .markdown import BlockSplitter
 from .sanitize import Sanitizer, sanitize
-from .wording import call_text, dropped_text, stats_text, stopped_text, thought_text
+from .wording import arguments_text, call_text, dropped_text, stats_text, stopped_text, thought_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +36,27 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class Thought:
-    """A think block. `summary` is "" while it is still open."""
+    """A think block."""
 
     text: str
-    summary: str = ""
+    summary: str
+
+
+@dataclass(frozen=True, slots=True)
+class Thinking:
+    """A think block that is being written: its newest text, and how many tokens it has."""
+
+    text: str
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A tool call: on one line, its arguments in full, and what became of it."""
+
+    summary: str
+    detail: str
+    outcome: str = "not run"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,29 +68,43 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """One line about the turn."""
+    """A line about the turn, or what the program says."""
 
     text: str
-    tone: Literal["quiet", "call", "warning"] = "quiet"
+    tone: Literal["plain", "quiet", "warning", "fault"] = "quiet"
 
 
-Entry: TypeAlias = Reading | Thought | Answer | Note
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What the person typed."""
+
+    text: str
+
+
+Entry: TypeAlias = Thought | Call | Answer | Note | Said
+"""What is final."""
+Open: TypeAlias = Reading | Thinking | Answer
+"""What may still change."""
+
+
+_NEWEST = 20_000
+"""Characters of an open thought, enough for any screen."""
 
 
 class Transcript:
-    """One turn. `thought` is its think block as far as it came, for who wants to unfold it."""
+    """One turn."""
 
     def __init__(self) -> None:
-        self.thought = ""
-        self._thinking = False
+        self._thought: list[str] = []
+        self._thinking: Thinking | None = None
         self._reading: Reading | None = None
         self._clean = Sanitizer()
         self._blocks = BlockSplitter()
 
     @property
-    def open(self) -> Entry | None:
-        if self._thinking:
-            return Thought(self.thought.strip())
+    def open(self) -> Open | None:
+        if self._thinking is not None:
+            return self._thinking
         if self._blocks.open.strip():
             return Answer(self._blocks.open)
         return self._reading
@@ -86,17 +117,18 @@ class Transcript:
                 self._reading = Reading(done, total)
             case TurnsDropped(turns):
                 return [Note(dropped_text(turns), "warning")]
-            case ThinkingDelta(text):
-                self._reading, self._thinking = None, True
-                self.thought += self._clean.feed(text)
-            case ThinkingDone(seconds, tokens):
-                return self._end_thought(thought_text(seconds, tokens))
+            case ThinkingDelta(text, tokens):
+                self._reading = None
+                self._thought.append(self._clean.feed(text))
+                before = self._thinking.text if self._thinking else ""
+                self._thinking = Thinking((before + self._thought[-1])[-_NEWEST:], tokens)
+            case ThinkingDone():
+                return self._end_thought(thought_text(event))
             case AnswerDelta(text):
                 self._reading = None
                 return [*self._end_thought(), *map(Answer, self._blocks.feed(self._clean.feed(text)))]
             case ToolCallReady(call):
-                said = Note(f"{sanitize(call_text(call))}, not run", "call")
-                return [*self.flush(), said]
+                return [*self.flush(), Call(sanitize(call_text(call)), sanitize(arguments_text(call)))]
             case ToolCallBroken(raw):
                 said = Note(f"a broken tool call, not run: {sanitize(raw).strip()}", "warning")
                 return [*self.flush(), said]
@@ -107,18 +139,18 @@ class Transcript:
     def flush(self) -> list[Entry]:
         """What is open, made final."""
         self._reading = None
-        if self._thinking:
+        if self._thinking is not None:
             return self._end_thought()
         rest = self._blocks.feed(self._clean.flush()) + self._blocks.flush()
         return [Answer(source) for source in rest]
 
     def _end_thought(self, summary: str = "Thought, unfinished") -> list[Entry]:
         """Fold the open think block; without its ThinkingDone nobody knows how long it took."""
-        if not self._thinking:
+        if self._thinking is None:
             return []
-        self._thinking = False
-        self.thought = (self.thought + self._clean.flush()).strip()
-        return [Thought(self.thought, summary)] if self.thought else []
+        text = ("".join(self._thought) + self._clean.flush()).strip()
+        self._thought, self._thinking = [], None
+        return [Thought(text, summary)] if text else []
 
     def _ending(self, done: TurnDone) -> list[Entry]:
         entries: list[Entry] = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from ..events import FinishReason, TurnDone
+from ..events import FinishReason, ThinkingDone, TurnDone
 from ..messages import ToolCall
 
 
@@ -12,6 +12,15 @@ def call_text(call: ToolCall) -> str:
     """`get_weather(city="Oslo")`, on one line."""
     arguments = ", ".join(f"{k}={json.dumps(v, ensure_ascii=False)}" for k, v in call.arguments.items())
     return f"{call.name}({arguments})"
+
+
+def arguments_text(call: ToolCall) -> str:
+    """Each argument in full: text as it is, anything else as JSON."""
+    lines = []
+    for name, value in call.arguments.items():
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, indent=2)
+        lines.append(f"{name}:\n{text}" if "\n" in text else f"{name}: {text}")
+    return "\n".join(lines)
 
 
 def stopped_text(reason: FinishReason) -> str:
@@ -34,18 +43,21 @@ def dropped_text(turns: int) -> str:
 
 
 def stats_text(done: TurnDone) -> str:
-    """`128 tokens · 41.3 tokens/s · first token 0.35 s`."""
+    """`128 tokens · 41.3 tokens/s · first token 0.35 s · 90 of 120 prompt tokens reused`."""
     parts = [count(done.usage.completion_tokens, "token")]
     if done.timing.decode_tokens_per_s:
         parts.append(f"{done.timing.decode_tokens_per_s:.1f} tokens/s")
     if done.timing.ttft_s is not None:
         parts.append(f"first token {done.timing.ttft_s:.2f} s")
+    if done.usage.cached_tokens:
+        parts.append(f"{done.usage.cached_tokens:,} of {done.usage.prompt_tokens:,} prompt tokens reused")
     return " · ".join(parts)
 
 
-def thought_text(seconds: float, tokens: int) -> str:
+def thought_text(done: ThinkingDone) -> str:
     """`Thought for 12.3 s · 340 tokens`."""
-    return f"Thought for {seconds:.1f} s · {count(tokens, 'token')}"
+    unfinished = "" if done.closed else " · unfinished"
+    return f"Thought for {done.seconds:.1f} s · {count(done.tokens, 'token')}{unfinished}"
 
 
 def count(number: int, noun: str) -> str:

@@ -57,7 +57,7 @@ class LateEngine(ScriptedEngine):
 
 def main(name: str, delay: float, load_s: float) -> int:
     def open_chat(settings: object, load: LoadState) -> Chat:
-        load(LoadProgress("loading weights", 3, 4))
+        load(LoadProgress("loading weights", 3 * 10**9, 4 * 10**9, 2, 5))
         fault = ModelError("The model is broken; fetch it again.") if name == "broken" else None
         engine = LateEngine(*SCRIPTS[name], delay=delay, load_s=load_s, fault=fault)
         return Chat(engine, tools=TOOLS if name == "calls" else ())

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from glmchat.errors import UsageError
-from glmchat.terminal.attach import MAX_BYTES, attach, read_block
+from glmchat.terminal.attach import MAX_BYTES, attach, not_attached, read_block
 
 
 @pytest.fixture(autouse=True)
@@ -68,3 +68,17 @@ def test_missing_folders_and_devices_are_refused(here: Path) -> None:
     os.mkfifo(here / "pipe")
     with pytest.raises(UsageError, match="is no file but a device"):
         read_block("pipe")
+
+
+@pytest.mark.parametrize(
+    ("text", "note"),
+    [
+        ("see @notes.txt, please", "@notes.txt: no such file here, so it stays text."),
+        ("@./a and @~/b.", "@./a, @~/b: no such file here, so they stay text."),
+        ("thank @someone for @types/node", ""),
+        ('@"quoted and missing.txt"', ""),  # that is a fault
+        ("mail me@home.org", ""),
+    ],
+)
+def test_a_mention_that_looks_like_a_file_and_is_none(text: str, note: str) -> None:
+    assert not_attached(text) == note

@@ -35,9 +35,6 @@ class Listener:
     def info(self) -> ModelInfo | None:
         return self.chat.engine.info
 
-    def wait_for_model(self) -> None:
-        self.did.append("waited")
-
     def load_model(self, name: str) -> None:
         self.did.append(f"load {name}")
 
@@ -52,8 +49,8 @@ class Listener:
     def draft(self, text: str) -> None:
         self.drafted.append(text)
 
-    def show_thought(self) -> None:
-        self.did.append("thought")
+    def unfold(self, shown: bool) -> None:
+        self.did.append(f"thinking shown: {shown}")
 
     def quit(self) -> None:
         self.did.append("quit")
@@ -101,6 +98,9 @@ def test_think_switches() -> None:
     assert host.run("/think") == "Thinking is on."
     assert "not 'maybe'" in host.run("/think maybe")
     assert host.chat.options.enable_thinking
+    host.run("/think show")
+    host.run("/think hide")
+    assert host.did == ["thinking shown: True", "thinking shown: False"]
 
 
 def test_params_are_shown_and_set_within_bounds() -> None:

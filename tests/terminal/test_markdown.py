@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import io
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,7 +7,7 @@ from rich.console import Console
 
 from glmchat.terminal import markdown
 from glmchat.terminal.markdown import BlockSplitter, newest
-from glmchat.terminal.screen import Looks, show
+from glmchat.terminal.screen import Looks, Screen
 from glmchat.terminal.transcript import Answer
 
 from .documents import DOCUMENTS
@@ -144,9 +142,9 @@ def test_no_word_is_lost(parts: list[str]) -> None:
 
 
 def drawn(source: str, width: int = 60) -> str:
-    out = io.StringIO()
-    show(Console(file=out, width=width, highlight=False, markup=False, emoji=False), Answer(source), Looks())
-    return out.getvalue()
+    screen = Screen(Console(width=width, highlight=False, markup=False, emoji=False), Looks())
+    screen.add(Answer(source))
+    return screen.added()
 
 
 @pytest.mark.parametrize(

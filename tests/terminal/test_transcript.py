@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import io
-
 import pytest
 from rich.console import Console
 
@@ -18,7 +16,17 @@ from glmchat.events import (
 )
 from glmchat.messages import Message, ToolCall
 from glmchat.terminal.screen import Looks, Screen
-from glmchat.terminal.transcript import Answer, Entry, Note, Reading, Thought, Transcript
+from glmchat.terminal.transcript import (
+    Answer,
+    Call,
+    Entry,
+    Note,
+    Open,
+    Reading,
+    Thinking,
+    Thought,
+    Transcript,
+)
 
 from ..scripted import turn
 
@@ -40,10 +48,10 @@ def test_a_whole_turn() -> None:
 
 def test_what_is_open_at_each_step() -> None:
     transcript = Transcript()
-    steps: list[tuple[Event, Entry | None]] = [
+    steps: list[tuple[Event, Open | None]] = [
         (PromptReady(100, 40), Reading(40, 100)),
         (PrefillProgress(72, 100), Reading(72, 100)),
-        (ThinkingDelta("\nhm"), Thought("hm")),
+        (ThinkingDelta("\nhm", 1), Thinking("\nhm", 1)),
         (ThinkingDone(2.0, 1), None),
         (AnswerDelta("yes"), Answer("yes")),
         (AnswerDelta("\n\n- no\n"), Answer("- no\n")),
@@ -90,7 +98,7 @@ def test_calls_are_shown_after_the_text_before_them() -> None:
     entries = play([*turn("I look.", calls=[call])[:-1], ToolCallBroken("<tool_call>\x07")])
     assert entries == [
         Answer("I look."),
-        Note('get_weather(city="Zür\\u001b[2Jich", days=2), not run', "call"),
+        Call('get_weather(city="Zür\\u001b[2Jich", days=2)', "city: Zür␛[2Jich\ndays: 2"),
         Note("a broken tool call, not run: <tool_call>␇", "warning"),
     ]
 
@@ -101,11 +109,12 @@ def test_untrusted_text_is_made_safe_even_across_deltas() -> None:
 
 
 def drawn(events: list[Event], **looks: bool) -> str:
-    out = io.StringIO()
-    with Screen(Console(file=out, width=50, highlight=False, markup=False), Looks(**looks)) as screen:
-        for event in events:
-            screen.feed(event)
-    return out.getvalue()
+    """As lines of text."""
+    screen = Screen(Console(width=50, highlight=False, markup=False), Looks(**looks))
+    for event in events:
+        screen.feed(event)
+    screen.end()
+    return screen.added()
 
 
 def test_drawn_without_a_terminal_it_is_lines_of_text() -> None:
@@ -113,7 +122,7 @@ def test_drawn_without_a_terminal_it_is_lines_of_text() -> None:
     assert drawn(script) == (
         "▸ Thought for 1.5 s · 2 tokens\n\nHello you\n\n4 tokens · 50.0 tokens/s · first token 0.25 s\n\n"
     )
-    assert "▾ Thought for 1.5 s · 2 tokens\nfirst\nsecond\n\nHello" in drawn(script, show_thinking=True)
+    assert "▾ Thought for 1.5 s · 2 tokens\nfirst\nsecond\n\nHello" in drawn(script, unfolded=True)
 
 
 def test_an_abandoned_turn_still_shows_what_came() -> None:

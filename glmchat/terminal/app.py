@@ -1,0 +1,434 @@
+"""The conversation in a terminal. Input is alive while the model loads, reads, thinks and writes.
+
+Turns run in a thread of their own; their events are drawn in the event loop of the input, paced by what
+drawing costs. What is sent meanwhile is queued.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass, replace
+from queue import SimpleQueue
+
+from prompt_toolkit.formatted_text import StyleAndTextTuples
+
+from ..chat import Chat
+from ..engine.base import Engine, ModelInfo
+from ..errors import EXIT_OK, GlmChatError
+from ..events import Event, LoadProgress, TurnDone
+from . import tty
+from .attach import attach, not_attached
+from .commands import find_command, is_command, run_command
+from .completion import Commands
+from .history import open_history
+from .inline import Inline
+from .keys import bindings
+from .progress import LoadState
+from .sanitize import sanitize
+from .screen import PROMPT, PROMPT_AT_ONCE, SPIN_S, Looks, Screen, make_console
+from .transcript import Note, Said
+from .wording import bar, count
+
+OpenEngine = Callable[[str], Engine]
+_NEARLY_FULL, _FULL = 0.8, 0.95  # shares of the context
+_LONG_PASTE = 10  # lines
+_BETWEEN = " · "
+_SETTLED_S = 0.1  # a size that has stood this long is not one of a window being dragged
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Of the toolbar; what ranks higher gives way first."""
+
+    rank: int
+    text: str
+    style: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _TurnEnded:
+    """What the turns' thread says last of each turn."""
+
+    message: str
+    fault: Exception | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Loaded:
+    """What the watching thread says when an engine has its model, or never will."""
+
+    engine: Engine
+    fault: Exception | None
+
+
+class App:
+    """The Host of the commands; everything but `_post`, `_work` and `_watch` runs in the event loop."""
+
+    def __init__(self, chat: Chat, load: LoadState, open_engine: OpenEngine, looks: Looks) -> None:
+        self.chat = chat
+        self.turns: list[TurnDone] = []
+        self.queued: list[str] = []
+        self.running: str | None = None
+        """The message that is being answered, files and all."""
+        self.armed = False
+        """Ctrl-C was pressed on an empty line; a second one leaves."""
+        self._stopping = False
+        self._questions_before = 0
+        self._screen = Screen(make_console(), looks)
+        self._load = load
+        self._open_engine = open_engine
+        self._model_before: str | None = None  # what to go back to when a model fails to load
+        self._typed: dict[str, str] = {}  # a message as it was sent, with its files → as it was typed
+        self._pastes: dict[str, str] = {}  # the word that stands for a paste → the paste
+        self._loaded = False
+        self._fault: Exception | None = None
+        self._warned = False
+        self._inbox: deque[Event | _TurnEnded | _Loaded] = deque()
+        self._messages: SimpleQueue[str] = SimpleQueue()
+        self._awake = False
+        self._resizing: asyncio.TimerHandle | None = None
+        self._spinning: asyncio.TimerHandle | None = None
+        self._inline = Inline(
+            keys=bindings(self),
+            prompt=lambda: PROMPT if self.chat.options.enable_thinking else PROMPT_AT_ONCE,
+            toolbar=self._toolbar,
+            queued=lambda: self.queued,
+            history=open_history(),
+            completer=Commands(),
+            on_resize=self._on_resize,
+        )
+        self.buffer = self._inline.buffer
+        self.buffer.on_text_changed += self._disarm
+
+    def run(self) -> int:
+        """Talk until the person leaves; returns the exit code. Raises what loading raised."""
+        tty.keep_early_keys(self._inline.app.input)
+        asyncio.run(self._run())
+        if self._fault is not None:
+            raise self._fault
+        return EXIT_OK
+
+    async def _run(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_signal_handler(signal.SIGINT, self.ctrl_c)
+        self._screen.add(Note("glmchat · /help lists commands and keys"))
+        self._load.changed = self._inline.app.invalidate
+        threading.Thread(target=self._work, name="glmchat-turns", daemon=True).start()
+        self._watch()
+        try:
+            await self._inline.app.run_async(handle_sigint=False, pre_run=self._draw_soon)
+        finally:
+            self._load.changed = lambda: None
+            self.chat.cancel()
+            self._screen.end()
+            self._inline.write_last(self._screen.frame)
+
+    # What keys do.
+
+    @property
+    def busy(self) -> bool:
+        return self.running is not None
+
+    def submit(self) -> None:
+        """The line is sent: it is done now, or queued behind what is being done."""
+        self.armed = False
+        text = self.buffer.text
+        if not text.strip():
+            return
+        self.buffer.append_to_history()
+        self.buffer.reset()
+        command = find_command(text) if is_command(text) else None
+        at_once = command is not None and not command.waits
+        if at_once or (self.running is None and self._loaded and not self.queued):
+            self._do(text)
+        else:
+            self.queued.append(text)
+        self._draw_soon()
+
+    def ctrl_c(self) -> None:
+        if self.running is not None:
+            self.stop()
+        elif self.queued:
+            self.take_back()
+        elif self.buffer.text:
+            self.buffer.reset()
+        elif self.armed:
+            self.quit()
+        else:
+            self.armed = True
+        self._inline.app.invalidate()
+
+    def _disarm(self, _: object) -> None:
+        self.armed = False
+
+    def stop(self) -> None:
+        """End the running turn soon; what came is kept."""
+        self._stopping = True
+        self.chat.cancel()
+
+    def take_back(self) -> None:
+        """The newest queued message goes back into the line."""
+        if self.queued:
+            self.draft(self.queued.pop())
+
+    def paste(self, text: str) -> None:
+        """A long paste stands in the line as a word, and is sent whole."""
+        lines = text.count("\n") + 1
+        if lines > _LONG_PASTE:
+            word = f"[pasted {lines} lines]"
+            number = 1
+            while self._pastes.get(word, text) != text:
+                number += 1
+                word = f"[pasted {lines} lines, {number}]"
+            self._pastes[word] = text
+            text = word
+        self.buffer.insert_text(text)
+
+    def fold(self) -> None:
+        """Open or fold all thoughts and calls."""
+        self.unfold(not self._screen.looks.unfolded)
+
+    # What commands may do.
+
+    @property
+    def info(self) -> ModelInfo | None:
+        return self.chat.engine.info if self._loaded and self._fault is None else None
+
+    def say(self, text: str) -> None:
+        self._screen.add(Note(sanitize(text), "plain"))
+
+    def draft(self, text: str) -> None:
+        text = self._typed.get(text, text)
+        self.buffer.text = f"{text}\n{self.buffer.text}" if self.buffer.text else text
+        self.buffer.cursor_position = len(self.buffer.text)
+
+    def ask(self, text: str) -> None:
+        self.running, self._stopping = text, False
+        self._questions_before = sum(m.role == "user" for m in self.chat.conversation)
+        self._screen.begin()
+        self._messages.put(text)
+
+    def unfold(self, shown: bool) -> None:
+        self._screen.looks = replace(self._screen.looks, unfolded=shown)
+        self._inline.write_above(self._screen.anew)
+
+    def load_model(self, name: str) -> None:
+        info = self.info
+        self._model_before = info.name if info else self._model_before
+        self._open(name)
+        self.say(f"Loading {name}; the conversation goes on with it.")
+
+    def clear_screen(self) -> None:
+        self._screen.forget_rows()
+        self._inline.clear()
+
+    def quit(self) -> None:
+        if not self._inline.app.is_done:
+            self._inline.app.exit()
+
+    # One line after the other.
+
+    def _do(self, text: str) -> None:
+        self._screen.add(Said(sanitize(text)))
+        if is_command(text):
+            run_command(self, text)
+            return
+        whole = text
+        for word, paste in self._pastes.items():
+            whole = whole.replace(word, paste)
+        try:
+            message = attach(whole)
+        except GlmChatError as e:
+            self._screen.add(Note(sanitize(str(e)), "fault"))
+            self.draft(text)
+            return
+        if note := not_attached(text):
+            self._screen.add(Note(sanitize(note)))
+        self._typed[message] = text
+        self.ask(message)
+
+    def _next(self) -> None:
+        while self.queued and self._loaded and self._fault is None and self.running is None:
+            self._do(self.queued.pop(0))
+
+    def _turn_ended(self, ended: _TurnEnded) -> None:
+        self._screen.end()
+        self.running = None
+        questions = sum(m.role == "user" for m in self.chat.conversation)
+        answered = questions > self._questions_before
+        if ended.fault is not None and not isinstance(ended.fault, GlmChatError):
+            raise ended.fault
+        if ended.fault is not None:
+            self._screen.add(Note(sanitize(str(ended.fault)), "fault"))
+        self._warn_of_full_context()
+        if not answered:
+            self.draft(ended.message)
+        self._next()
+
+    def _warn_of_full_context(self) -> None:
+        """Once, before it is full."""
+        used, whole = self._context_used
+        full = bool(whole) and used / whole >= _NEARLY_FULL
+        if full and not self._warned:
+            drops = self.chat.drop_oldest
+            what = "the oldest turns will no longer be sent" if drops else "answers will end there"
+            text = f"The context is {used / whole:.0%} full; when it is, {what}."
+            self._screen.add(Note(text, "warning"))
+        self._warned = full
+
+    # The threads beside the event loop.
+
+    def _work(self) -> None:
+        while True:
+            message = self._messages.get()
+            fault: Exception | None = None
+            try:
+                with closing(self.chat.send(message)) as turn:
+                    for event in turn:
+                        self._post(event)
+            except Exception as e:
+                fault = e
+            self._post(_TurnEnded(message, fault))
+
+    def _watch(self) -> None:
+        engine = self.chat.engine
+
+        def wait() -> None:
+            fault: Exception | None = None
+            try:
+                _ = engine.info
+            except Exception as e:
+                fault = e
+            self._post(_Loaded(engine, fault))
+
+        threading.Thread(target=wait, name="glmchat-load-watch", daemon=True).start()
+
+    def _post(self, item: Event | _TurnEnded | _Loaded) -> None:
+        self._inbox.append(item)
+        if not self._awake:  # an alarm clock is cheap, but not as cheap as a token of a small model
+            self._awake = True
+            self._loop.call_soon_threadsafe(self._draw_soon)
+
+    # Drawing.
+
+    def _draw_soon(self) -> None:
+        self._awake = True
+        self._loop.call_later(max(0.0, self._screen.draw_at - time.monotonic()), self._draw)
+
+    def _draw(self) -> None:
+        try:
+            self._take_in()
+            if not self._inline.app.is_done:
+                began = time.thread_time()
+                self._inline.write_above(self._screen.frame)
+                self._screen.drawn(time.thread_time() - began)
+                self._keep_spinning()
+        except Exception as e:  # an event loop would only log it
+            self._fault = e
+            self.quit()
+
+    def _keep_spinning(self) -> None:
+        """While nothing else comes that would be drawn."""
+        if self._spinning is not None:
+            self._spinning.cancel()
+        wait = max(SPIN_S, self._screen.draw_at - time.monotonic())
+        self._spinning = self._loop.call_later(wait, self._draw) if self._screen.spins else None
+
+    def _take_in(self) -> None:
+        self._awake = False
+        while self._inbox:
+            item = self._inbox.popleft()
+            match item:
+                case _TurnEnded():
+                    self._turn_ended(item)
+                case _Loaded():
+                    self._on_loaded(item)
+                case _:
+                    if isinstance(item, TurnDone):
+                        self.turns.append(item)
+                    self._screen.feed(item)
+
+    def _on_resize(self) -> None:
+        """Draw the region at once, and all that is seen once the size has settled."""
+        if self._resizing is not None:
+            self._resizing.cancel()
+        self._resizing = self._loop.call_later(_SETTLED_S, self._settled)
+
+    def _settled(self) -> None:
+        self._resizing = None
+        self._inline.write_above(self._screen.reflowed)
+
+    # The model.
+
+    def _open(self, name: str) -> None:
+        """Begin to load a model, once the one before has freed its memory."""
+        self.chat.engine.close()
+        self._load.newest = LoadProgress("starting")
+        self._loaded, self._fault = False, None
+        self.chat.engine = self._open_engine(name)
+        self._watch()
+
+    def _on_loaded(self, loaded: _Loaded) -> None:
+        if loaded.engine is not self.chat.engine:  # another was chosen meanwhile
+            return
+        self._loaded, fault = True, loaded.fault
+        if fault is None:
+            self._next()
+        elif self._model_before is None or not isinstance(fault, GlmChatError):
+            self._fault = fault
+            self.quit()
+        else:
+            name, self._model_before = self._model_before, None
+            self._screen.add(Note(sanitize(str(fault)), "fault"))
+            self._open(name)
+            self.say(f"Back to {name}.")
+
+    # The toolbar.
+
+    @property
+    def _context_used(self) -> tuple[int, int]:
+        """Tokens that the newest turn left in the context, and how many fit; zeros where that is unknown."""
+        asked = any(message.role == "user" for message in self.chat.conversation)
+        if not self.turns or self.info is None or not asked:
+            return 0, 0
+        usage = self.turns[-1].usage
+        return usage.prompt_tokens + usage.completion_tokens, self.info.context_length
+
+    def _toolbar(self, columns: int) -> StyleAndTextTuples:
+        """On a narrow terminal without what matters least."""
+        parts = self._status()
+        order = sorted(parts, key=lambda part: part.rank)
+        while len(order) > 1 and sum(len(part.text) + len(_BETWEEN) for part in parts) > columns:
+            dropped = order.pop()
+            parts = [part for part in parts if part is not dropped]
+        out: StyleAndTextTuples = []
+        for part in parts:
+            out += [("", _BETWEEN)] * bool(out) + [(part.style, part.text)]
+        return out
+
+    def _status(self) -> list[_Part]:
+        if self.armed:
+            return [_Part(0, "Ctrl-C again leaves")]
+        if self._stopping and self.running is not None:
+            return [_Part(0, "stopping …")]
+        thinking = _Part(0, "thinking on" if self.chat.options.enable_thinking else "thinking off")
+        if not self._loaded:
+            return [_Part(1, self._load.text()), thinking]
+        if (info := self.info) is None:
+            return [thinking]
+        parts = [_Part(3, sanitize(info.name)), _Part(5, sanitize(info.device)), thinking]
+        if self.chat.tools:
+            parts.append(_Part(4, count(len(self.chat.tools), "tool")))
+        used, whole = self._context_used
+        if whole:
+            share = used / whole
+            style = "full" if share >= _FULL else "nearly-full" if share >= _NEARLY_FULL else ""
+            style = f"class:toolbar.{style}" * bool(style)
+            parts += [_Part(2, bar(share, 8), style), _Part(6, f"{used:,} of {whole:,} tokens", style)]
+        return [part for part in parts if part.text]

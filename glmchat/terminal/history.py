@@ -1,0 +1,22 @@
+"""What the person typed in earlier chats."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import platformdirs
+from prompt_toolkit.history import FileHistory, History, InMemoryHistory
+
+
+def open_history() -> History:
+    """The person's own history file (mode 0600); without one to write to, a history for this run."""
+    folder = Path(platformdirs.user_state_dir("glmchat", appauthor=False))
+    path = folder / "history"
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600))
+        path.chmod(0o600)
+    except OSError:
+        return InMemoryHistory()
+    return FileHistory(str(path))

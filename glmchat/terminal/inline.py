@@ -1,0 +1,204 @@
+"""The lower edge of the terminal: the line that is being written and a toolbar, with all else written above.
+
+No alternate screen: what is written above scrolls into the terminal's own scrollback.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from prompt_toolkit.application import Application
+from prompt_toolkit.buffer import Buffer
+from prompt_toolkit.completion import Completer
+from prompt_toolkit.filters import Condition, has_completions, is_searching
+from prompt_toolkit.formatted_text import StyleAndTextTuples
+from prompt_toolkit.history import History
+from prompt_toolkit.input import Input
+from prompt_toolkit.key_binding import KeyBindingsBase
+from prompt_toolkit.layout import (
+    BufferControl,
+    ConditionalContainer,
+    Dimension,
+    FormattedTextControl,
+    HSplit,
+    Layout,
+    Window,
+)
+from prompt_toolkit.layout.menus import CompletionsMenu
+from prompt_toolkit.output.vt100 import Vt100_Output
+from prompt_toolkit.styles import Style
+from prompt_toolkit.widgets import SearchToolbar
+
+_BEGIN, _END = "\x1b[?2026h", "\x1b[?2026l"  # synchronized output: the terminal shows it in one go
+_MOST_INPUT_ROWS = 10
+_STYLE = Style.from_dict(
+    {
+        "toolbar": "#888888",
+        "toolbar.nearly-full": "ansiyellow",
+        "toolbar.full": "ansired",
+        "prompt": "bold",
+        "queued": "#888888 italic",
+    }
+)
+
+
+class Frames(Vt100_Output):
+    """Writes what belongs together in one go."""
+
+    _together = False
+
+    @classmethod
+    def on_terminal(cls) -> Frames:
+        made = cls.from_pty(sys.stdout)
+        assert isinstance(made, cls)
+        return made
+
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        self._together = True
+        self.write_raw(_BEGIN)
+        try:
+            yield
+        finally:
+            self.write_raw(_END)
+            self._together = False
+            self.flush()
+
+    def flush(self) -> None:
+        if not self._together:
+            super().flush()
+
+
+class Inline:
+    """The input line and the toolbar. `write_above` puts text over them."""
+
+    def __init__(
+        self,
+        *,
+        keys: KeyBindingsBase,
+        prompt: Callable[[], str],
+        toolbar: Callable[[int], StyleAndTextTuples],
+        queued: Callable[[], list[str]],
+        history: History,
+        completer: Completer,
+        on_resize: Callable[[], None],
+        output: Frames | None = None,
+        keyboard: Input | None = None,
+    ) -> None:
+        """`prompt` is two cells wide; `toolbar` is told how many it may take. `output` and `keyboard` are the
+        terminal of this process, unless others are given."""
+        self.output = output or Frames.on_terminal()
+        self.output.enable_cpr = False  # the region is as high as it is; nobody needs to know where it stands
+        self.buffer = Buffer(
+            completer=completer,
+            complete_while_typing=True,
+            history=history,
+            multiline=True,
+            enable_history_search=False,
+            tempfile_suffix=".md",
+        )
+        search = SearchToolbar()
+        entry = Window(
+            BufferControl(
+                self.buffer,
+                search_buffer_control=search.control,
+                preview_search=True,
+            ),
+            height=lambda: Dimension(min=1, max=max(1, min(_MOST_INPUT_ROWS, self.rows - 3))),
+            wrap_lines=True,
+            dont_extend_height=True,
+            get_line_prefix=lambda line, wrap: [("class:prompt", "  " if line or wrap else prompt())],
+        )
+
+        def waiting() -> StyleAndTextTuples:
+            return [("class:queued", "\n".join(f"  queued: {text}" for text in queued()))]
+
+        body = HSplit(
+            [
+                ConditionalContainer(
+                    Window(FormattedTextControl(waiting), dont_extend_height=True, wrap_lines=False),
+                    Condition(lambda: bool(queued())),
+                ),
+                entry,
+                search,
+                ConditionalContainer(CompletionsMenu(max_height=6), has_completions & ~is_searching),
+                Window(FormattedTextControl(lambda: toolbar(self.columns), style="class:toolbar"), height=1),
+            ]
+        )
+        self.app: Application[Any] = _Application(
+            self._resized,
+            layout=Layout(body, focused_element=entry),
+            key_bindings=keys,
+            style=_STYLE,
+            output=self.output,
+            input=keyboard,
+            erase_when_done=True,
+            min_redraw_interval=1 / 30,
+            enable_page_navigation_bindings=False,
+        )
+        self._on_resize = on_resize
+        self.app.ttimeoutlen = 0.05  # Esc is a key of its own
+        self.app.timeoutlen = 0.2
+
+    @property
+    def rows(self) -> int:
+        return self.output.get_size().rows
+
+    @property
+    def columns(self) -> int:
+        return self.output.get_size().columns
+
+    def write_above(self, draw: Callable[[int], str]) -> None:
+        """In the event loop: erase the region, write, draw the region below, all in one go.
+
+        `draw` is given the rows that are free above the region.
+        """
+        size = self.output.get_size()
+        region = self.app.layout.container.preferred_height(size.columns, size.rows).preferred
+        with self.output.together():
+            self.app.renderer.erase(leave_alternate_screen=False)
+            self.output.write_raw(draw(max(0, size.rows - region - 1)).replace("\n", "\r\n"))
+            self.app._redraw()  # at once: `invalidate` would draw in another frame
+
+    def write_last(self, draw: Callable[[int], str]) -> None:
+        """When the region is gone for good."""
+        self.output.write_raw(draw(self.rows - 1).replace("\n", "\r\n"))
+        self.output.flush()
+
+    def clear(self) -> None:
+        """An empty screen with the region at its top."""
+        with self.output.together():
+            self.output.erase_screen()
+            self.output.cursor_goto(0, 0)
+            self.app.renderer.reset(leave_alternate_screen=False)
+            self.app._redraw()
+
+    def _resized(self) -> None:
+        """Draw the region for the new size. A terminal that was made narrower has wrapped its lines."""
+        renderer, columns = self.app.renderer, max(1, self.output.get_size().columns)
+        screen, cursor = renderer._last_screen, renderer._cursor_pos
+        rows = cursor.x // columns
+        if screen is not None:
+            for y in range(cursor.y):
+                row = screen.data_buffer[y]
+                width = max((x + 1 for x, cell in row.items() if cell.char.strip()), default=0)
+                rows += max(1, -(-width // columns))
+        with self.output.together():
+            self.output.write_raw(f"\x1b[{rows}A\r\x1b[J" if rows else "\r\x1b[J")
+            renderer.reset(leave_alternate_screen=False)
+            self.app._redraw()
+        self._on_resize()
+
+
+class _Application(Application[Any]):
+    """Leaves it to us what a new size of the terminal means."""
+
+    def __init__(self, resized: Callable[[], None], **more: Any) -> None:
+        super().__init__(**more)
+        self._resized = resized
+
+    def _on_resize(self) -> None:
+        self._resized()

@@ -1,0 +1,104 @@
+"""The conversation on a terminal that only takes lines of text: no cursor is moved, nothing is redrawn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
+
+from ..chat import Chat
+from ..engine.base import Engine, ModelInfo
+from ..errors import EXIT_OK, GlmChatError
+from ..events import TurnDone
+from .attach import attach, not_attached
+from .commands import is_command, run_command
+from .interrupt import stops_on_ctrl_c
+from .sanitize import sanitize
+from .screen import PROMPT, Looks, Screen, make_console
+from .transcript import Entry, Note
+
+
+class Lines:
+    """The Host of the commands."""
+
+    def __init__(self, chat: Chat, open_engine: Callable[[str], Engine], looks: Looks) -> None:
+        self.chat = chat
+        self.turns: list[TurnDone] = []
+        self._open_engine = open_engine
+        self._screen = Screen(make_console(), looks)
+        self._leaving = False
+
+    def run(self) -> int:
+        """Talk until the person leaves; returns the exit code. Raises what loading raised."""
+        self._print(Note("glmchat · /help lists commands and keys"))
+        _ = self.chat.engine.info
+        while not self._leaving:
+            try:
+                text = input(PROMPT)
+                if text.strip():
+                    print()
+                    self._do(text)
+            except EOFError:
+                break
+            except KeyboardInterrupt:
+                print()
+        return EXIT_OK
+
+    @property
+    def info(self) -> ModelInfo | None:
+        return self.chat.engine.info
+
+    def say(self, text: str) -> None:
+        self._print(Note(sanitize(text), "plain"))
+
+    def draft(self, text: str) -> None:
+        self.say(f"To be sent again:\n{text}")
+
+    def unfold(self, shown: bool) -> None:
+        self._screen.looks = replace(self._screen.looks, unfolded=shown)
+        self.say(f"Thoughts are {'shown' if shown else 'folded'} from now on.")
+
+    def load_model(self, name: str) -> None:
+        before = self.chat.engine.info.name
+        self.say(f"Loading {name}.")
+        self.chat.engine.close()
+        self.chat.engine = self._open_engine(name)
+        try:
+            _ = self.chat.engine.info
+        except GlmChatError as e:
+            self.say(f"{e}\nBack to {before}.")
+            self.chat.engine = self._open_engine(before)
+
+    def quit(self) -> None:
+        self._leaving = True
+
+    def ask(self, text: str) -> None:
+        self._screen.begin()
+        try:
+            with stops_on_ctrl_c(self.chat), closing(self.chat.send(text)) as turn:
+                for event in turn:
+                    self._screen.feed(event)
+                    self._print()
+                    if isinstance(event, TurnDone):
+                        self.turns.append(event)
+        except KeyboardInterrupt:
+            self._print(Note("stopped", "warning"))
+        except GlmChatError as e:
+            self._print(Note(sanitize(str(e)), "fault"))
+        self._screen.end()
+        self._print()
+
+    def _do(self, text: str) -> None:
+        if is_command(text):
+            return run_command(self, text)
+        try:
+            message = attach(text)
+        except GlmChatError as e:
+            return self._print(Note(sanitize(str(e)), "fault"))
+        if note := not_attached(text):
+            self._print(Note(sanitize(note)))
+        return self.ask(message)
+
+    def _print(self, *entries: Entry) -> None:
+        self._screen.add(*entries)
+        print(self._screen.added(), end="", flush=True)
