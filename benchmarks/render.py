@@ -124,7 +124,7 @@ def stream(tokens: list[str]) -> int:
             keys=KeyBindings(),
             prompt=lambda: PROMPT,
             toolbar=lambda columns: [("", "demo · cpu · thinking on")],
-            queued=list,
+            notes=list,
             history=InMemoryHistory(),
             completer=DummyCompleter(),
             on_resize=lambda: None,

@@ -4,7 +4,11 @@ What is stored, whatever happens:
 - an answer that ends by itself: the engine's message, with reasoning and tool calls;
 - an answer that the person stops (`cancel`, closing the iterator, Ctrl-C): what came so far, marked
   `interrupted`; if nothing came, the user message is taken back as well;
-- a fault: the user message is taken back, so that the same `send` can be tried again.
+- a fault: the user message is taken back, so that the same `send` can be tried again. Where tools have
+  run, all that came before the fault is kept: nobody wants them run twice.
+
+Calls of tools that can be run are checked, allowed or not, and run side by side; their results go back to
+the model, round after round, until it answers. Calls of tools that cannot are left to the caller.
 
 When the context is full the oldest exchanges are no longer sent, but stay in the conversation. An exchange
 is a question and all that came of it; so never half of one is sent, and the system message always is.
@@ -21,13 +25,31 @@ from typing import TYPE_CHECKING, Any
 
 from .engine.base import Engine, GenerationOptions
 from .errors import ContextFullError, ConversationError
-from .events import AnswerDelta, Event, PromptReady, ThinkingDelta, ToolCallReady, TurnDone, TurnsDropped
+from .events import (
+    AnswerDelta,
+    Event,
+    FinishReason,
+    PromptReady,
+    RoundDone,
+    ThinkingDelta,
+    ToolCallReady,
+    ToolDone,
+    TurnDone,
+    TurnsDropped,
+    sum_timing,
+    sum_usage,
+)
 from .messages import Conversation, Message, ToolCall
+from .tools.approve import Approvals
+from .tools.calls import Repeats, run_calls
+from .tools.declare import Tool
 
 if TYPE_CHECKING:
     from .glm.encode import Prompt
 
 NOT_RUN = "This call was not run."
+MOST_ROUNDS = 25
+"""Rounds of tool calls in one turn."""
 MOST_ROOM = 4096
 """Tokens kept free for an answer, where the context is large; in a small one an eighth of it."""
 
@@ -44,16 +66,21 @@ class Chat:
         engine: Engine,
         *,
         system: str | None = None,
-        tools: Sequence[dict[str, Any]] = (),
+        tools: Sequence[dict[str, Any] | Tool] = (),
         options: GenerationOptions | None = None,
         conversation: Conversation | None = None,
         drop_oldest: bool = True,
+        approvals: Approvals | None = None,
+        max_tool_rounds: int = MOST_ROUNDS,
     ) -> None:
         self.engine = engine
         self.drop_oldest = drop_oldest
         self.dropped_turns = 0
         """How many of the oldest exchanges are no longer sent."""
-        self.tools = tuple(tools)
+        self.tools = tuple(t if isinstance(t, Tool) else Tool(t) for t in tools)
+        """Those with a `run` are run, if `approvals` allows it; of the others the calls are only told."""
+        self.approvals = approvals or Approvals()
+        self.max_tool_rounds = max_tool_rounds
         self.options = options or GenerationOptions()
         self.conversation = Conversation() if conversation is None else conversation
         self._cancel = threading.Event()
@@ -68,7 +95,7 @@ class Chat:
         model: str = "demo",
         *,
         system: str | None = None,
-        tools: Sequence[dict[str, Any]] = (),
+        tools: Sequence[dict[str, Any] | Tool] = (),
         options: GenerationOptions | None = None,
         chat_template: str = "auto",
         **load: Any,
@@ -93,26 +120,43 @@ class Chat:
         before = _append_question(conversation, text)
         # A new one for each turn: clearing one can deadlock with a signal handler that sets it.
         self._cancel = cancel = threading.Event()
-        partial = _Partial()
-        answered = False
         dropped = self.dropped_turns
-        try:
-            for event in self._generate(cancel):
-                partial.add(event)
-                if isinstance(event, TurnDone):
-                    event = replace(event, message=self._store(event.message, before))
+        rounds: list[TurnDone] = []
+        repeats = Repeats()
+        while True:
+            partial = _Partial()
+            begins = len(conversation) if rounds else before
+            answered = False
+            try:
+                for event in self._generate(cancel):
+                    partial.add(event)
+                    if not isinstance(event, TurnDone):
+                        yield event
+                        continue
+                    done = replace(event, message=self._store(event.message, begins))
                     answered = True
-                yield event
-        except (GeneratorExit, KeyboardInterrupt):
-            cancel.set()
-            if not answered:
-                self._store(partial.message(), before)
-            raise
-        except BaseException:
-            if not answered:
-                conversation.truncate(before)
-                self.dropped_turns = dropped
-            raise
+                    rounds.append(done)
+                    if not self._runs(done):
+                        yield self._whole(rounds, done.finish_reason, before)
+            except (GeneratorExit, KeyboardInterrupt):
+                cancel.set()
+                if not answered:
+                    self._store(partial.message(), begins)
+                raise
+            except BaseException:
+                if not answered and not rounds:
+                    conversation.truncate(before)
+                    self.dropped_turns = dropped
+                raise
+            if not rounds or not self._runs(rounds[-1]):
+                return
+            done = rounds[-1]
+            yield RoundDone(done.message, done.usage, done.timing)
+            within = len(rounds) < self.max_tool_rounds and not repeats.add(done.message.tool_calls)
+            yield from self._answer_calls(done.message.tool_calls, cancel, run=within)
+            if cancel.is_set() or not within:
+                yield self._whole(rounds, "interrupted" if cancel.is_set() else "tool_limit", before)
+                return
 
     def cancel(self) -> None:
         """End the running turn soon; `send` then yields its TurnDone with what came so far."""
@@ -140,7 +184,7 @@ class Chat:
         conversation = self.visible.copy()
         if question is not None:
             _append_question(conversation, question)
-        return self.engine.render(conversation, tools=self.tools, options=self.options)
+        return self.engine.render(conversation, tools=self._declarations, options=self.options)
 
     @property
     def visible(self) -> Conversation:
@@ -152,6 +196,10 @@ class Chat:
             return self.conversation
         system = [m for m in messages[:1] if m.role == "system"]
         return Conversation([*system, *messages[questions[dropped] :]])
+
+    @property
+    def _declarations(self) -> tuple[dict[str, Any], ...]:
+        return tuple(dict(tool.declaration) for tool in self.tools)
 
     def close(self) -> None:
         """Close the engine."""
@@ -165,10 +213,50 @@ class Chat:
     ) -> None:
         self.close()
 
+    def _runs(self, done: TurnDone) -> bool:
+        """Whether the round goes on with its calls: each is of a tool that can be run, or of none at all."""
+        shown_only = {tool.name for tool in self.tools if tool.run is None}
+        return (
+            done.finish_reason == "tool_calls"
+            and any(tool.run for tool in self.tools)
+            and not any(call.name in shown_only for call in done.message.tool_calls)
+        )
+
+    def _answer_calls(
+        self, calls: Sequence[ToolCall], cancel: threading.Event, *, run: bool
+    ) -> Generator[Event, None, None]:
+        """A result for each call, whatever happens; the conversation is well-formed afterwards."""
+        results: dict[str, ToolDone] = {}
+        try:
+            if run:
+                for event in run_calls(calls, self.tools, self.approvals, cancel):
+                    if isinstance(event, ToolDone):
+                        results[event.call.id] = event
+                    yield event
+        finally:
+            for call in calls:
+                text = results[call.id].text if call.id in results else NOT_RUN
+                self.conversation.append(Message("tool", text, tool_call_id=call.id))
+
+    def _whole(self, rounds: list[TurnDone], reason: FinishReason, before: int) -> TurnDone:
+        """The turn of these rounds."""
+        newest = rounds[-1]
+        used = newest.usage.prompt_tokens + newest.usage.completion_tokens
+        return replace(
+            newest,
+            finish_reason=reason,
+            usage=sum_usage([r.usage for r in rounds]),
+            timing=sum_timing(rounds),
+            messages=self.conversation.messages[before + 1 :],
+            context_tokens=used,
+        )
+
     def _generate(self, cancel: threading.Event) -> Generator[Event, None, None]:
         """The engine's events; while the prompt leaves too little room, of ever fewer exchanges."""
         while True:
-            turn = self.engine.generate(self.visible, tools=self.tools, options=self.options, cancel=cancel)
+            turn = self.engine.generate(
+                self.visible, tools=self._declarations, options=self.options, cancel=cancel
+            )
             with closing(turn):
                 try:
                     first = next(turn)

@@ -29,6 +29,8 @@ examples:
   glmchat -- "one question"                        the answer on stdout
   cat notes.txt | glmchat "summarise"              stdin is context before the question
   glmchat --json "hi" | jq .message.content        for programs
+  glmchat tools init                               tool declarations to begin with
+  glmchat tools check tools.json                   what is wrong with them, and where
 
 Any option may stand in config.toml (max_tokens = 500) or the environment (GLMCHAT_MAX_TOKENS).
 exit codes: 0 answer, 1 error, 2 usage, 3 model cannot be loaded, 4 server,
@@ -150,6 +152,10 @@ def _argument(kind: st.Kind) -> Callable[[str], Any]:
 
 def _run(words: list[str]) -> int:
     try:
+        if words[:1] == ["tools"] and len(words) > 1:
+            from .terminal import declarations
+
+            return declarations.run(words[1:])
         args = _parse(words)
     except UsageError as e:
         return _report(e)

@@ -2,18 +2,20 @@
 
 One turn of an engine is: PromptReady, then any number of PrefillProgress, ThinkingDelta,
 ThinkingDone, AnswerDelta and ToolCallReady, and exactly one TurnDone, which is the last. A Chat may
-put TurnsDropped before them. Loading a model yields LoadProgress. A front end's transcript is a pure
-function of the events received so far.
+put TurnsDropped before them; where it runs tools, each round but the last ends in a RoundDone instead, after
+which come ToolStarted, ToolOutput and ToolDone of its calls. Loading a model yields LoadProgress. A front
+end's transcript is a pure function of the events received so far.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
 from .messages import Message, ToolCall
 
-FinishReason: TypeAlias = Literal["stop", "length", "tool_calls", "interrupted", "context"]
+FinishReason: TypeAlias = Literal["stop", "length", "tool_calls", "tool_limit", "interrupted", "context"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +94,32 @@ class ToolCallBroken:
 
 
 @dataclass(frozen=True, slots=True)
+class ToolStarted:
+    """A call that was found well-formed and allowed is being run."""
+
+    call: ToolCall
+
+
+@dataclass(frozen=True, slots=True)
+class ToolOutput:
+    """The newest line that a running call wrote."""
+
+    call_id: str
+    line: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolDone:
+    """What came of a call, run or not. `text` is what the model reads; `note` says what went wrong."""
+
+    call: ToolCall
+    text: str
+    ok: bool
+    note: str = ""
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Usage:
     """Token counts of one turn; `cached_tokens` are those of the prompt that were not computed anew."""
 
@@ -111,13 +139,52 @@ class Timing:
 
 
 @dataclass(frozen=True, slots=True)
+class RoundDone:
+    """The model called tools, which are run now; then it goes on."""
+
+    message: Message
+    usage: Usage = field(default_factory=Usage)
+    timing: Timing = field(default_factory=Timing)
+
+
+@dataclass(frozen=True, slots=True)
 class TurnDone:
-    """The turn is over. `message` is the assistant's turn as it is to be stored."""
+    """The turn is over. `message` is the assistant's newest message as it is to be stored.
+
+    With tool calls in it a turn has several rounds; `usage` and `timing` are then those of all together, the
+    prompt's tokens those of the newest round. `context_tokens` is what the conversation holds now.
+    """
 
     message: Message
     finish_reason: FinishReason
     usage: Usage = field(default_factory=Usage)
     timing: Timing = field(default_factory=Timing)
+    messages: tuple[Message, ...] = ()
+    """Every message that the turn put behind the question; a Chat fills it in."""
+    context_tokens: int = 0
+
+
+def sum_usage(rounds: Sequence[Usage]) -> Usage:
+    """Of a turn with these rounds: the prompt of the newest, and all that was written."""
+    return replace(
+        rounds[-1],
+        completion_tokens=sum(u.completion_tokens for u in rounds),
+        reasoning_tokens=sum(u.reasoning_tokens for u in rounds),
+    )
+
+
+def sum_timing(rounds: Sequence[TurnDone]) -> Timing:
+    """Of a turn with these rounds: the first one's time to first token, decode speed over all of them."""
+    if len(rounds) == 1:
+        return rounds[0].timing
+    speeds = [(r.usage.completion_tokens - 1, r.timing.decode_tokens_per_s) for r in rounds]
+    seconds = sum(tokens / speed for tokens, speed in speeds if speed)
+    tokens = sum(tokens for tokens, speed in speeds if speed)
+    return Timing(
+        ttft_s=rounds[0].timing.ttft_s,
+        decode_tokens_per_s=tokens / seconds if seconds else None,
+        total_s=sum(r.timing.total_s for r in rounds),
+    )
 
 
 Event: TypeAlias = (
@@ -130,5 +197,9 @@ Event: TypeAlias = (
     | AnswerDelta
     | ToolCallReady
     | ToolCallBroken
+    | ToolStarted
+    | ToolOutput
+    | ToolDone
+    | RoundDone
     | TurnDone
 )

@@ -104,9 +104,12 @@ class Settings:
 
     think: bool = _setting(True, SWITCH, ANSWER, "let the model think before it answers (default)")
     system: str | None = _setting(None, TEXT, ANSWER, "system message, or @FILE that holds it", "TEXT")
-    tools: str | None = _setting(
-        None, PATH, ANSWER, "JSON tool declarations; calls are shown, not run", "FILE"
+    tools: str | None = _setting(None, PATH, ANSWER, "JSON tool declarations, and how each is run", "FILE")
+    yes: bool = _setting(False, SWITCH, ANSWER, "run every tool without asking")
+    allow: str | None = _setting(
+        None, TEXT, ANSWER, "run these tools without asking, names with commas between", "NAMES"
     )
+    max_tool_rounds: int = _setting(25, _whole(1, 1000), ANSWER, "rounds of tool calls in one turn", "N")
     temperature: float | None = _setting(None, _number(0, 2), ANSWER, "0 to 2; 0 is greedy", "T")
     top_p: float | None = _setting(None, _number(0.001, 1), ANSWER, "nucleus sampling, up to 1", "P")
     top_k: int | None = _setting(None, _whole(1, 1_000_000), ANSWER, "sample among the K likeliest", "K")

@@ -20,7 +20,9 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def at_prompt(text: str) -> bool:
     """The toolbar is the last line: the program waits for the person."""
-    return re.search(r"(thinking (on|off)( · [█░].*)?|Ctrl-C again leaves)$", text) is not None
+    return (
+        re.search(r"(thinking (on|off)( · \d+ tools?)?( · [█░].*)?|Ctrl-C again leaves)$", text) is not None
+    )
 
 
 class _Screen(pyte.HistoryScreen):

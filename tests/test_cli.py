@@ -54,8 +54,7 @@ def run(
 
         def open_chat(settings: Settings, on_progress: object = None) -> Chat:
             seen["settings"] = settings
-            system, tools = start.read_system(settings.system), start.read_tools(settings.tools)
-            return Chat(engine, system=system, tools=tools, options=start.generation_options(settings))
+            return start.make_chat(settings, lambda: engine)
 
         monkeypatch.setattr(start, "open_chat", open_chat)
         read, write = os.pipe()
@@ -150,7 +149,7 @@ def test_a_call_is_shown_not_run(run: Callable[..., Run], tmp_path: Path) -> Non
     script = turn(calls=[ToolCall("now", {"zone": "UTC"})], reason="tool_calls")
     result = run("--tools", str(file), "time?", script=script)
     assert (result.code, result.out) == (0, "")
-    assert result.err == 'glmchat: the model calls now(zone="UTC"); tools are not run.\n'
+    assert result.err == 'glmchat: the model calls now(zone="UTC"), which is not declared to be run.\n'
     assert [t["function"]["name"] for t in result.engine.seen[0][1]] == ["now"]
 
 
@@ -188,6 +187,20 @@ def test_json_is_one_object_with_every_field(run: Callable[..., Run]) -> None:
                 }
             ],
         },
+        "messages": [
+            {
+                "role": "assistant",
+                "content": "Hi",
+                "reasoning_content": "hm",
+                "tool_calls": [
+                    {
+                        "id": "call_1",
+                        "type": "function",
+                        "function": {"name": "now", "arguments": {"n": 1, "t": "中\u2028"}},
+                    }
+                ],
+            }
+        ],
         "usage": {"prompt_tokens": 8, "cached_tokens": 0, "completion_tokens": 2, "reasoning_tokens": 1},
         "timing": {"load_s": 0.5, "ttft_s": 0.25, "decode_tokens_per_s": 50.0, "total_s": 1.0},
         "finish_reason": "tool_calls",
@@ -241,7 +254,7 @@ def test_a_bug_is_one_line_unless_debug(run: Callable[..., Run]) -> None:
         (["--model"], "expected one argument"),
         (["--config", "/does/not/exist.toml", "x"], "does not exist"),
         (["--system", "@/does/not/exist", "x"], "--system: /does/not/exist cannot be read"),
-        (["--tools", "/does/not/exist", "x"], "--tools: /does/not/exist cannot be read"),
+        (["--tools", "/does/not/exist", "x"], "/does/not/exist cannot be read"),
         (["caf\udce9"], "not valid UTF-8"),
     ],
 )
@@ -254,7 +267,11 @@ def test_wrong_usage_is_one_line_and_two(run: Callable[..., Run], words: list[st
 
 @pytest.mark.parametrize(
     ("text", "says"),
-    [("{", "is not JSON"), ("[1]", "entry 1 declares no tool"), ('[{"name": "a"}, {"x": 1}]', "entry 2")],
+    [
+        ("{", "is not JSON"),
+        ("[1]", "tools[0]"),
+        ('[{"name": "a"}, {"x": 1}]', "tools[1]: 'function' is missing"),
+    ],
 )
 def test_wrong_tools(run: Callable[..., Run], tmp_path: Path, text: str, says: str) -> None:
     (tmp_path / "t.json").write_text(text)

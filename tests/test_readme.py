@@ -13,6 +13,7 @@ import pytest
 from glmchat import errors
 from glmchat.cli import build_parser
 from glmchat.terminal.commands import COMMANDS, KEYS
+from glmchat.tools.declare import check_file
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -58,8 +59,18 @@ def test_examples_are_found() -> None:
 
 @pytest.mark.parametrize("words", glmchat_commands(), ids=shlex.join)
 def test_examples_are_understood(words: list[str]) -> None:
+    if words[:1] == ["tools"]:
+        assert words[1] in ("check", "init")
+        return
     _, rest = build_parser().parse_known_args(words)
     assert not rest
+
+
+def test_the_declaration_is_sound(tmp_path: Path) -> None:
+    (text,) = blocks("json")
+    (tmp_path / "tools.json").write_text(text)
+    tools, faults = check_file(str(tmp_path / "tools.json"))
+    assert (len(tools), faults) == (1, ())
 
 
 def test_make_targets_and_modules_exist() -> None:

@@ -7,6 +7,7 @@ drawing costs. What is sent meanwhile is queued.
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 import threading
 import time
@@ -22,7 +23,10 @@ from ..chat import Chat
 from ..engine.base import Engine, ModelInfo
 from ..errors import EXIT_OK, GlmChatError
 from ..events import Event, LoadProgress, TurnDone
+from ..tools.approve import Answer as ApprovalAnswer
+from ..tools.approve import No, Request, Yes
 from . import tty
+from .approval import CHOICES, read_answer, read_arguments
 from .attach import attach, not_attached
 from .commands import find_command, is_command, run_command
 from .completion import Commands
@@ -33,7 +37,7 @@ from .progress import LoadState
 from .sanitize import sanitize
 from .screen import PROMPT, PROMPT_AT_ONCE, SPIN_S, Looks, Screen, make_console
 from .transcript import Note, Said
-from .wording import bar, count
+from .wording import bar, count, request_text
 
 OpenEngine = Callable[[str], Engine]
 _NEARLY_FULL, _FULL = 0.8, 0.95  # shares of the context
@@ -49,6 +53,14 @@ class _Part:
     rank: int
     text: str
     style: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A call waits for the person's word, in the turns' thread."""
+
+    request: Request
+    reply: SimpleQueue[ApprovalAnswer]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +90,8 @@ class App:
         """The message that is being answered, files and all."""
         self.armed = False
         """Ctrl-C was pressed on an empty line; a second one leaves."""
+        self._asked: _Asked | None = None
+        self._editing = False  # the line holds the arguments of the call that is asked about
         self._stopping = False
         self._questions_before = 0
         self._screen = Screen(make_console(), looks)
@@ -89,7 +103,7 @@ class App:
         self._loaded = False
         self._fault: Exception | None = None
         self._warned = False
-        self._inbox: deque[Event | _TurnEnded | _Loaded] = deque()
+        self._inbox: deque[Event | _Asked | _TurnEnded | _Loaded] = deque()
         self._messages: SimpleQueue[str] = SimpleQueue()
         self._awake = False
         self._resizing: asyncio.TimerHandle | None = None
@@ -98,11 +112,12 @@ class App:
             keys=bindings(self),
             prompt=lambda: PROMPT if self.chat.options.enable_thinking else PROMPT_AT_ONCE,
             toolbar=self._toolbar,
-            queued=lambda: self.queued,
+            notes=self._notes,
             history=open_history(),
             completer=Commands(),
             on_resize=self._on_resize,
         )
+        chat.approvals.ask = self._ask
         self.buffer = self._inline.buffer
         self.buffer.on_text_changed += self._disarm
 
@@ -141,14 +156,17 @@ class App:
         text = self.buffer.text
         if not text.strip():
             return
-        self.buffer.append_to_history()
-        self.buffer.reset()
-        command = find_command(text) if is_command(text) else None
-        at_once = command is not None and not command.waits
-        if at_once or (self.running is None and self._loaded and not self.queued):
-            self._do(text)
+        if self._asked is not None and not is_command(text):
+            self._answer(text)
         else:
-            self.queued.append(text)
+            self.buffer.append_to_history()
+            self.buffer.reset()
+            command = find_command(text) if is_command(text) else None
+            at_once = command is not None and not command.waits
+            if at_once or (self.running is None and self._loaded and not self.queued):
+                self._do(text)
+            else:
+                self.queued.append(text)
         self._draw_soon()
 
     def ctrl_c(self) -> None:
@@ -171,6 +189,30 @@ class App:
         """End the running turn soon; what came is kept."""
         self._stopping = True
         self.chat.cancel()
+        if self._asked is not None:
+            self._reply(No("the person stopped the turn"))
+
+    def _answer(self, text: str) -> None:
+        """The line answers whether a call may run."""
+        assert self._asked is not None
+        self.buffer.reset()
+        if self._editing:
+            try:
+                return self._reply(Yes(arguments=read_arguments(text)))
+            except ValueError as e:
+                self._screen.add(Note(f"This is no JSON object: {e}", "fault"))
+                return self.draft(text)
+        answer = read_answer(text)
+        if answer is not None:
+            return self._reply(answer)
+        self._editing = True  # the arguments go into the line, to be changed and sent
+        return self.draft(json.dumps(self._asked.request.call.arguments, ensure_ascii=False))
+
+    def _reply(self, answer: ApprovalAnswer) -> None:
+        if self._asked is not None:
+            self._asked.reply.put(answer)
+        self._asked, self._editing = None, False
+        self._draw_soon()
 
     def take_back(self) -> None:
         """The newest queued message goes back into the line."""
@@ -296,6 +338,12 @@ class App:
                 fault = e
             self._post(_TurnEnded(message, fault))
 
+    def _ask(self, request: Request) -> ApprovalAnswer:
+        """Asks the person, and waits; in the turns' thread."""
+        asked = _Asked(request, SimpleQueue())
+        self._post(asked)
+        return asked.reply.get()
+
     def _watch(self) -> None:
         engine = self.chat.engine
 
@@ -309,7 +357,7 @@ class App:
 
         threading.Thread(target=wait, name="glmchat-load-watch", daemon=True).start()
 
-    def _post(self, item: Event | _TurnEnded | _Loaded) -> None:
+    def _post(self, item: Event | _Asked | _TurnEnded | _Loaded) -> None:
         self._inbox.append(item)
         if not self._awake:  # an alarm clock is cheap, but not as cheap as a token of a small model
             self._awake = True
@@ -345,6 +393,11 @@ class App:
         while self._inbox:
             item = self._inbox.popleft()
             match item:
+                case _Asked():
+                    self._asked = item
+                    self._screen.add(Note(sanitize(request_text(item.request)), "plain"))
+                    if self._stopping:
+                        self._reply(No("the person stopped the turn"))
                 case _TurnEnded():
                     self._turn_ended(item)
                 case _Loaded():
@@ -389,7 +442,16 @@ class App:
             self._open(name)
             self.say(f"Back to {name}.")
 
-    # The toolbar.
+    # The notes above the line, and the toolbar.
+
+    def _notes(self) -> StyleAndTextTuples:
+        lines: StyleAndTextTuples = []
+        if self._editing:
+            lines.append(("class:asked", "  The arguments; Enter runs the call with them"))
+        elif self._asked is not None:
+            lines.append(("class:asked", f"  Run {sanitize(self._asked.request.tool.name)}?  {CHOICES}"))
+        lines += [("class:queued", f"  queued: {text}") for text in self.queued]
+        return [part for line in lines for part in (("", "\n"), line)][1:]
 
     @property
     def _context_used(self) -> tuple[int, int]:
@@ -397,8 +459,7 @@ class App:
         asked = any(message.role == "user" for message in self.chat.conversation)
         if not self.turns or self.info is None or not asked:
             return 0, 0
-        usage = self.turns[-1].usage
-        return usage.prompt_tokens + usage.completion_tokens, self.info.context_length
+        return self.turns[-1].context_tokens, self.info.context_length
 
     def _toolbar(self, columns: int) -> StyleAndTextTuples:
         """On a narrow terminal without what matters least."""

@@ -110,11 +110,11 @@ def _tools(host: Host, argument: str) -> None:
         return host.say("No tools. Declare some in a JSON file and start with --tools FILE.")
     rows = []
     for tool in host.chat.tools:
-        declared = tool.get("function", tool)
-        names = ", ".join((declared.get("parameters") or {}).get("properties") or {})
-        about = (str(declared.get("description") or "").strip().splitlines() or [""])[0]
-        rows.append(f"{declared['name']}({names})  {about}".rstrip())
-    return host.say("\n".join([*rows, "The model may call these; calls are shown, not run."]))
+        names = ", ".join(tool.parameters.get("properties") or {})
+        about = (tool.description.strip().splitlines() or [""])[0]
+        rows.append((f"{tool.name}({names})", host.chat.approvals.state(tool), about))
+    wide, state = (max(len(row[at]) for row in rows) for at in (0, 1))
+    return host.say("\n".join(f"{a:<{wide}}  {b:<{state}}  {c}".rstrip() for a, b, c in rows))
 
 
 def _model(host: Host, argument: str) -> None:

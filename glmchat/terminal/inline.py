@@ -41,6 +41,7 @@ _STYLE = Style.from_dict(
         "toolbar.full": "ansired",
         "prompt": "bold",
         "queued": "#888888 italic",
+        "asked": "bold ansiyellow",
     }
 )
 
@@ -81,15 +82,17 @@ class Inline:
         keys: KeyBindingsBase,
         prompt: Callable[[], str],
         toolbar: Callable[[int], StyleAndTextTuples],
-        queued: Callable[[], list[str]],
+        notes: Callable[[], StyleAndTextTuples],
         history: History,
         completer: Completer,
         on_resize: Callable[[], None],
         output: Frames | None = None,
         keyboard: Input | None = None,
     ) -> None:
-        """`prompt` is two cells wide; `toolbar` is told how many it may take. `output` and `keyboard` are the
-        terminal of this process, unless others are given."""
+        """`notes` stand above the line. `prompt` is two cells wide; `toolbar` is told how many it may take.
+
+        `output` and `keyboard` are the terminal of this process, unless others are given.
+        """
         self.output = output or Frames.on_terminal()
         self.output.enable_cpr = False  # the region is as high as it is; nobody needs to know where it stands
         self.buffer = Buffer(
@@ -113,14 +116,11 @@ class Inline:
             get_line_prefix=lambda line, wrap: [("class:prompt", "  " if line or wrap else prompt())],
         )
 
-        def waiting() -> StyleAndTextTuples:
-            return [("class:queued", "\n".join(f"  queued: {text}" for text in queued()))]
-
         body = HSplit(
             [
                 ConditionalContainer(
-                    Window(FormattedTextControl(waiting), dont_extend_height=True, wrap_lines=False),
-                    Condition(lambda: bool(queued())),
+                    Window(FormattedTextControl(notes), dont_extend_height=True, wrap_lines=True),
+                    Condition(lambda: bool(notes())),
                 ),
                 entry,
                 search,

@@ -14,7 +14,7 @@ from typing import Any
 
 from ..chat import Chat
 from ..errors import EXIT_ERROR, GlmChatError
-from ..events import Event, TurnDone
+from ..events import Event, Timing, TurnDone, Usage
 from ..messages import Message, ToolCall
 from .interrupt import stops_on_ctrl_c
 from .plain import EXIT_CODES
@@ -39,6 +39,7 @@ def result(done: TurnDone, *, model: str, load_s: float) -> dict[str, Any]:
     return {
         "model": model,
         "message": _plain(done.message),
+        "messages": [message.to_dict() for message in done.messages],
         "usage": dataclasses.asdict(done.usage),
         "timing": {"load_s": load_s, **dataclasses.asdict(done.timing)},
         "finish_reason": done.finish_reason,
@@ -66,6 +67,8 @@ def _plain(value: Any) -> Any:
             "reasoning_content": value.reasoning_content,
             "tool_calls": [call.to_dict() for call in value.tool_calls],
         }
+    if isinstance(value, Usage | Timing):
+        return dataclasses.asdict(value)
     return value.to_dict() if isinstance(value, ToolCall) else value
 
 

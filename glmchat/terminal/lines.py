@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
@@ -10,12 +11,15 @@ from ..chat import Chat
 from ..engine.base import Engine, ModelInfo
 from ..errors import EXIT_OK, GlmChatError
 from ..events import TurnDone
+from ..tools.approve import Answer, No, Request, Yes
+from .approval import CHOICES, read_answer, read_arguments
 from .attach import attach, not_attached
 from .commands import is_command, run_command
 from .interrupt import stops_on_ctrl_c
 from .sanitize import sanitize
 from .screen import PROMPT, Looks, Screen, make_console
 from .transcript import Entry, Note
+from .wording import request_text
 
 
 class Lines:
@@ -27,6 +31,7 @@ class Lines:
         self._open_engine = open_engine
         self._screen = Screen(make_console(), looks)
         self._leaving = False
+        chat.approvals.ask = self._approve
 
     def run(self) -> int:
         """Talk until the person leaves; returns the exit code. Raises what loading raised."""
@@ -87,6 +92,20 @@ class Lines:
             self._print(Note(sanitize(str(e)), "fault"))
         self._screen.end()
         self._print()
+
+    def _approve(self, request: Request) -> Answer:
+        self._print(Note(sanitize(request_text(request)), "plain"))
+        print(f"Run {sanitize(request.tool.name)}?  {CHOICES}")
+        try:
+            answer = read_answer(input(PROMPT))
+            if answer is not None:
+                return answer
+            print(json.dumps(request.call.arguments, ensure_ascii=False))
+            return Yes(arguments=read_arguments(input("The arguments as they are to be: ")))
+        except EOFError:
+            return No()
+        except ValueError as e:
+            return No(f"the person's own arguments are no JSON object: {e}")
 
     def _do(self, text: str) -> None:
         if is_command(text):

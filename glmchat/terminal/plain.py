@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from contextlib import closing
 from typing import TextIO
 
@@ -16,12 +17,15 @@ from ..errors import EXIT_INTERRUPTED, EXIT_LENGTH, EXIT_OK
 from ..events import (
     AnswerDelta,
     FinishReason,
+    RoundDone,
     ThinkingDelta,
     ThinkingDone,
     ToolCallBroken,
-    ToolCallReady,
+    ToolDone,
+    ToolStarted,
     TurnDone,
 )
+from ..messages import ToolCall
 from .interrupt import stops_on_ctrl_c
 from .sanitize import Sanitizer, sanitize
 from .wording import call_text, stopped_text
@@ -29,6 +33,7 @@ from .wording import call_text, stopped_text
 EXIT_CODES: dict[FinishReason, int] = {
     "stop": EXIT_OK,
     "tool_calls": EXIT_OK,
+    "tool_limit": EXIT_LENGTH,
     "length": EXIT_LENGTH,
     "context": EXIT_LENGTH,
     "interrupted": EXIT_INTERRUPTED,
@@ -46,8 +51,13 @@ def run(chat: Chat, prompt: str, *, show_thinking: bool = False) -> int:
                 match event:
                     case AnswerDelta(text):
                         answer.write(text)
-                    case TurnDone(finish_reason=finish_reason):
+                    case TurnDone(finish_reason=finish_reason, message=message):
                         reason = finish_reason
+                        if reason == "tool_calls":
+                            answer.finish()
+                            notes.not_run(message.tool_calls)
+                    case RoundDone():
+                        answer.finish()
                     case _:
                         notes.add(event)
     finally:
@@ -104,10 +114,16 @@ class _Notes:
                 sys.stderr.write(self._plain)
             case ThinkingDone() if self._thinking:
                 self._thinking.finish()
-            case ToolCallReady(call):
-                self.line(f"glmchat: the model calls {call_text(call)}; tools are not run.")
+            case ToolStarted(call):
+                self.line(f"glmchat: runs {call_text(call)}")
+            case ToolDone(ok=False):
+                self.line(f"glmchat: {event.call.name}: {event.note or 'failed'}")
             case ToolCallBroken(raw):
                 self.line(f"glmchat: the model wrote a broken tool call: {raw!r}")
+
+    def not_run(self, calls: Sequence[ToolCall]) -> None:
+        for call in calls:
+            self.line(f"glmchat: the model calls {call_text(call)}, which is not declared to be run.")
 
     def line(self, text: str) -> None:
         if self._thinking:

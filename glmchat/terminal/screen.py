@@ -18,7 +18,7 @@ from rich.text import Text
 
 from ..events import Event
 from .markdown import AnswerMarkdown, blocks, newest
-from .transcript import Answer, Call, Entry, Note, Reading, Said, Thinking, Thought, Transcript
+from .transcript import Answer, Call, Entry, Note, Reading, Running, Said, Thinking, Thought, Transcript
 from .wording import count
 
 REDRAW_S = 1 / 30
@@ -43,6 +43,7 @@ _SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 SPIN_S = 0.1
 """How long each of its pictures stands."""
 _OPEN_THOUGHT_LINES = 6
+_FAILURE_LINES = 8
 _AGAIN = "── all of it again, from the beginning ──"
 
 
@@ -83,13 +84,26 @@ def render(entry: Entry, looks: Looks) -> RenderableType:
             for block in blocks(text) if looks.markdown else ():
                 drawn += [Styled(AnswerMarkdown(block), "dim"), Text()]
             return Group(*drawn) if looks.markdown else Group(*drawn, Text(text, "dim"))
-        case Call(summary, detail, outcome):
-            if not looks.unfolded:
-                return Text(f"▸ ⚙ {summary} · {outcome}", "cyan", no_wrap=True, overflow="ellipsis")
-            inner = Padding(Text(detail, "dim"), (0, 0, 0, 2))
-            return Group(Text(f"▾ ⚙ {summary.split('(')[0]} · {outcome}", "cyan"), inner)
+        case Call():
+            return _render_call(entry, looks)
         case Note(text, tone):
             return Text(text, style=_STYLES[tone])
+
+
+def _render_call(call: Call, looks: Looks) -> RenderableType:
+    """Folded to a line; a failed one shows the end of its result even so."""
+    colour = "red" if call.failed else "cyan"
+    if not looks.unfolded:
+        room = f" {call.outcome}" if call.outcome[:1] in "✓✗" else f" · {call.outcome}"
+        head = Text.assemble((f"▸ ⚙ {call.summary}", colour), (room, colour))
+        if not call.failed:
+            return head
+        rest = "\n".join(call.result.split("\n")[-_FAILURE_LINES:])
+        return Group(head, Padding(Text(rest, "dim"), (0, 0, 0, 2)))
+    name = call.summary.split("(")[0]
+    parts = [Text(text, "dim") for text in (call.arguments, call.result) if text]
+    inner = [Padding(part, (0, 0, 0, 2)) for part in parts]
+    return Group(Text(f"▾ ⚙ {name} {call.outcome}", colour), *inner)
 
 
 class Screen:
@@ -136,7 +150,7 @@ class Screen:
     @property
     def spins(self) -> bool:
         """Something is shown that turns with the time."""
-        return isinstance(self.transcript.open, Reading | Thinking)
+        return isinstance(self.transcript.open, Reading | Thinking | Running)
 
     def drawn(self, cpu_s: float) -> None:
         """A frame was drawn, which took so much of the CPU's time."""
@@ -211,6 +225,13 @@ class Screen:
             return _lines(self._console, render(Answer(newest(entry.source, room)), self.looks))[-room:]
         spinner = _SPINNER[int(self._clock() / SPIN_S) % len(_SPINNER)]
         age = self._clock() - self._open_since
+        if isinstance(entry, Running):
+            texts = []
+            for summary, output in entry.calls:
+                texts.append(Text(f"{spinner} ⚙ {summary} · {age:.1f} s", "cyan"))
+                if output.strip():
+                    texts.append(Text(f"  {output}", "dim", no_wrap=True, overflow="ellipsis"))
+            return _lines(self._console, Group(*texts))[:room]
         lines = _lines(self._console, Text(f"{spinner} {working_text(entry)} · {age:.1f} s", "dim"))
         if isinstance(entry, Thinking):
             rows = room - len(lines)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+
+import platformdirs
 
 from ..chat import Chat
 from ..engine.base import Engine, GenerationOptions
@@ -14,6 +14,8 @@ from ..errors import EXIT_OK, UsageError
 from ..events import LoadProgress
 from ..messages import Message
 from ..settings import Settings, default_config_path
+from ..tools.approve import Approvals
+from ..tools.declare import load_tools
 from .sanitize import sanitize
 
 DEMO = "demo"
@@ -25,20 +27,31 @@ def open_chat(settings: Settings, on_progress: Callable[[LoadProgress], None] | 
 
     `on_progress` is called in the loading thread.
     """
-    system, tools = read_system(settings.system), read_tools(settings.tools)
     if settings.model is None and sys.stderr is not None:
         print(
             "glmchat: this is the tiny bundled demo; choose a real model with --model zai-org/GLM-4.5-Air "
             f"or in {default_config_path()}.",
             file=sys.stderr,
         )
-    engine = open_engine(settings, settings.model or DEMO, on_progress)
+    return make_chat(settings, lambda: open_engine(settings, settings.model or DEMO, on_progress))
+
+
+def make_chat(settings: Settings, make_engine: Callable[[], Engine]) -> Chat:
+    """A Chat as the settings say. The files that they name are read before the engine is made."""
+    system = read_system(settings.system)
+    tools = load_tools(settings.tools) if settings.tools else ()
     return Chat(
-        engine,
+        make_engine(),
         system=system,
         tools=tools,
         options=generation_options(settings),
         drop_oldest=settings.overflow == "drop-oldest",
+        approvals=Approvals(
+            allowed=frozenset(filter(None, (settings.allow or "").split(","))),
+            everything=settings.yes,
+            remembered=Path(platformdirs.user_state_dir("glmchat", appauthor=False)) / "allowed-tools.json",
+        ),
+        max_tool_rounds=settings.max_tool_rounds,
     )
 
 
@@ -72,7 +85,8 @@ def print_prompt(settings: Settings, prompt: str) -> int:
     from ..glm.checkpoints import choose_template, resolve
     from ..glm.encode import PromptEncoder
 
-    system, tools = read_system(settings.system), read_tools(settings.tools)
+    system = read_system(settings.system)
+    tools = load_tools(settings.tools) if settings.tools else ()
     checkpoint = resolve(
         settings.model or DEMO,
         revision=settings.revision,
@@ -83,7 +97,8 @@ def print_prompt(settings: Settings, prompt: str) -> int:
     encoder = PromptEncoder(checkpoint.tokenizer, choose_template(checkpoint, settings.chat_template))
     messages = [Message("system", system)] if system is not None else []
     messages.append(Message("user", prompt))
-    text = encoder.encode(messages, tools, enable_thinking=settings.think).text
+    declarations = [dict(tool.declaration) for tool in tools]
+    text = encoder.encode(messages, declarations, enable_thinking=settings.think).text
     sys.stdout.write(sanitize(text) + "\n" if sys.stdout.isatty() else text)
     return EXIT_OK
 
@@ -105,27 +120,6 @@ def read_system(value: str | None) -> str | None:
     if value is None or not value.startswith("@"):
         return value
     return _read_text(value[1:], "--system").rstrip("\n")
-
-
-def read_tools(path: str | None) -> tuple[dict[str, Any], ...]:
-    """Tool declarations: a JSON list of `{type, function: {name, …}}`, or of the inner part alone."""
-    if path is None:
-        return ()
-    try:
-        value = json.loads(_read_text(path, "--tools"))
-    except json.JSONDecodeError as e:
-        raise UsageError(
-            f"--tools {path} is not JSON: {e.msg} in line {e.lineno}, column {e.colno}."
-        ) from None
-    tools = value if isinstance(value, list) else [value]
-    for number, tool in enumerate(tools, 1):
-        declared = tool.get("function", tool) if isinstance(tool, dict) else None
-        if not (isinstance(declared, dict) and isinstance(declared.get("name"), str)):
-            raise UsageError(
-                f"--tools {path}: entry {number} declares no tool; it must be an object with "
-                "a name, a description and parameters (a JSON Schema)."
-            )
-    return tuple(tools)
 
 
 def _read_text(name: str, option: str) -> str:

@@ -14,16 +14,30 @@ from ..events import (
     Event,
     PrefillProgress,
     PromptReady,
+    RoundDone,
     ThinkingDelta,
     ThinkingDone,
     ToolCallBroken,
     ToolCallReady,
+    ToolDone,
+    ToolOutput,
+    ToolStarted,
     TurnDone,
     TurnsDropped,
 )
+from ..messages import ToolCall
 from .markdown import BlockSplitter
 from .sanitize import Sanitizer, sanitize
-from .wording import arguments_text, call_text, dropped_text, stats_text, stopped_text, thought_text
+from .wording import (
+    arguments_text,
+    call_text,
+    dropped_text,
+    outcome_text,
+    result_text,
+    stats_text,
+    stopped_text,
+    thought_text,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +66,20 @@ class Thinking:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A tool call: on one line, its arguments in full, and what became of it."""
+    """A tool call: on one line, its arguments in full, what became of it, and the result."""
 
     summary: str
-    detail: str
+    arguments: str
     outcome: str = "not run"
+    result: str = ""
+    failed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """The calls of this round that have no result yet, each with its newest line of output."""
+
+    calls: tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +106,21 @@ class Said:
 
 Entry: TypeAlias = Thought | Call | Answer | Note | Said
 """What is final."""
-Open: TypeAlias = Reading | Thinking | Answer
+Open: TypeAlias = Reading | Thinking | Running | Answer
 """What may still change."""
+
+
+@dataclass(slots=True, eq=False)
+class _Waiting:
+    """A call that has no result yet."""
+
+    call: ToolCall
+    running: bool = False
+    line: str = ""
+
+    @property
+    def summary(self) -> str:
+        return sanitize(call_text(self.call))
 
 
 _NEWEST = 20_000
@@ -98,6 +134,7 @@ class Transcript:
         self._thought: list[str] = []
         self._thinking: Thinking | None = None
         self._reading: Reading | None = None
+        self._calls: list[_Waiting] = []
         self._clean = Sanitizer()
         self._blocks = BlockSplitter()
 
@@ -107,6 +144,8 @@ class Transcript:
             return self._thinking
         if self._blocks.open.strip():
             return Answer(self._blocks.open)
+        if running := tuple((w.summary, w.line) for w in self._calls if w.running):
+            return Running(running)
         return self._reading
 
     def feed(self, event: Event) -> list[Entry]:
@@ -128,7 +167,18 @@ class Transcript:
                 self._reading = None
                 return [*self._end_thought(), *map(Answer, self._blocks.feed(self._clean.feed(text)))]
             case ToolCallReady(call):
-                return [*self.flush(), Call(sanitize(call_text(call)), sanitize(arguments_text(call)))]
+                self._calls.append(_Waiting(call))
+                return self._end_text()
+            case ToolStarted(call):
+                self._waiting(call).running = True
+            case ToolOutput(call_id, line):
+                for waiting in self._calls:
+                    if waiting.call.id == call_id:
+                        waiting.line = sanitize(line)
+            case ToolDone():
+                return [self._call(event)]
+            case RoundDone():
+                return self._end_text()
             case ToolCallBroken(raw):
                 said = Note(f"a broken tool call, not run: {sanitize(raw).strip()}", "warning")
                 return [*self.flush(), said]
@@ -138,11 +188,36 @@ class Transcript:
 
     def flush(self) -> list[Entry]:
         """What is open, made final."""
+        not_run = [Call(w.summary, sanitize(arguments_text(w.call))) for w in self._calls]
+        self._calls.clear()
+        return [*self._end_text(), *not_run]
+
+    def _end_text(self) -> list[Entry]:
         self._reading = None
         if self._thinking is not None:
             return self._end_thought()
         rest = self._blocks.feed(self._clean.flush()) + self._blocks.flush()
         return [Answer(source) for source in rest]
+
+    def _waiting(self, call: ToolCall) -> _Waiting:
+        """What stands for this call, which has its id by now, and perhaps other arguments."""
+        for waiting in self._calls:
+            if waiting.call.id == call.id or (not waiting.call.id and waiting.call.name == call.name):
+                waiting.call = call
+                return waiting
+        self._calls.append(_Waiting(call))
+        return self._calls[-1]
+
+    def _call(self, done: ToolDone) -> Call:
+        waiting = self._waiting(done.call)
+        self._calls.remove(waiting)
+        return Call(
+            waiting.summary,
+            sanitize(arguments_text(done.call)),
+            sanitize(outcome_text(done)),
+            sanitize(result_text(done)),
+            failed=not done.ok,
+        )
 
     def _end_thought(self, summary: str = "Thought, unfinished") -> list[Entry]:
         """Fold the open think block; without its ThinkingDone nobody knows how long it took."""

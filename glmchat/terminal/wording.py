@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import shlex
+import textwrap
 
-from ..events import FinishReason, ThinkingDone, TurnDone
+from ..events import FinishReason, ThinkingDone, ToolDone, TurnDone
 from ..messages import ToolCall
+from ..tools.approve import Request
 
 
 def call_text(call: ToolCall) -> str:
@@ -23,10 +26,36 @@ def arguments_text(call: ToolCall) -> str:
     return "\n".join(lines)
 
 
+def request_text(request: Request) -> str:
+    """A call that waits for approval, whole: every argument, and the exact argument vector."""
+    arguments = arguments_text(request.call) or "(no arguments)"
+    body = f"{arguments}\n$ {shlex.join(request.words)}"
+    return f"⚙ {request.tool.name}\n{textwrap.indent(body, '  ')}"
+
+
+def outcome_text(done: ToolDone) -> str:
+    """`✓ 0.4 s`, `✗ exit code 2 · 0.4 s`, `✗ not allowed`."""
+    took = f"{done.seconds:.1f} s" if done.seconds else ""
+    return " ".join(("✓" if done.ok else "✗", " · ".join(filter(None, (done.note, took))))).strip()
+
+
+def result_text(done: ToolDone) -> str:
+    """What a call gave, for a person: of a run that failed what it wrote, its errors last."""
+    try:
+        told = json.loads(done.text)
+    except ValueError:
+        told = None
+    if not isinstance(told, dict) or not {"stdout", "stderr"} <= told.keys():
+        return "" if done.note.startswith("not allowed") else done.text.strip("\n")
+    return "\n".join(filter(None, (str(told[name]).strip("\n") for name in ("stdout", "stderr"))))
+
+
 def stopped_text(reason: FinishReason) -> str:
     """Why an answer ended before its end and what helps; "" when it is whole."""
     if reason == "length":
         return "The answer stopped at the token limit; raise --max-tokens."
+    if reason == "tool_limit":
+        return "The model called tools again and again without an answer; it was stopped."
     if reason == "context":
         return "The answer stopped because the model's context is full; start anew, or with a shorter prompt."
     return ""

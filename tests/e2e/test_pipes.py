@@ -50,7 +50,7 @@ def test_json_has_every_field_and_counts_that_agree(env: dict[str, str]) -> None
     result = glmchat(env, *DEMO, "--greedy", "--json", "--", "What is 12 + 30?")
     assert (result.returncode, result.stderr) == (0, b"")
     whole = json.loads(result.stdout)
-    assert list(whole) == ["model", "message", "usage", "timing", "finish_reason"]
+    assert list(whole) == ["model", "message", "messages", "usage", "timing", "finish_reason"]
     assert whole["model"] == "demo"
     assert list(whole["message"]) == ["role", "content", "reasoning_content", "tool_calls"]
     assert whole["message"]["role"] == "assistant"
@@ -180,3 +180,56 @@ def test_a_model_that_is_not_there_is_exit_code_3(env: dict[str, str], tmp_path:
         assert (result.returncode, result.stdout) == (3, b"")
         assert says in result.stderr.decode()
         assert result.stderr.count(b"\n") == 1
+
+
+WEATHER = str(ROOT / "examples" / "weather" / "tools.json")
+
+
+def test_a_tool_is_run_and_the_answer_uses_its_result(env: dict[str, str]) -> None:
+    words = (*DEMO, "--greedy", "--tools", WEATHER, "--yes", "--", "What is the weather in Oslo?")
+    result = glmchat(env, *words)
+    assert result.returncode == 0, result.stderr
+    assert "24°C, sunny" in result.stdout.decode()
+    assert result.stderr.decode() == 'glmchat: runs get_weather(city="Oslo")\n'
+
+
+def test_two_calls_of_one_turn_as_json(env: dict[str, str]) -> None:
+    words = ("--tools", WEATHER, "--allow", "get_weather", "--", "What is the weather in Oslo and Rome?")
+    result = glmchat(env, *DEMO, "--greedy", "--json", *words)
+    whole = json.loads(result.stdout)
+    roles = [m["role"] for m in whole["messages"]]
+    assert roles == ["assistant", "tool", "tool", "assistant"]
+    ids = [call["id"] for call in whole["messages"][0]["tool_calls"]]
+    assert [m["tool_call_id"] for m in whole["messages"][1:3]] == ids
+    assert whole["messages"][-1]["content"] == whole["message"]["content"]
+
+
+def test_every_call_and_result_is_in_the_stream(env: dict[str, str]) -> None:
+    words = ("--tools", WEATHER, "--yes", "--", "What is the weather in Oslo?")
+    result = glmchat(env, *DEMO, "--greedy", "--stream-json", *words)
+    events = [json.loads(line) for line in result.stdout.splitlines()]
+    kinds = [event["type"] for event in events]
+    order = ["tool_call_ready", "round_done", "tool_started", "tool_output", "tool_done", "turn_done"]
+    assert [kinds.index(kind) for kind in order] == sorted(kinds.index(kind) for kind in order)
+    done = events[kinds.index("tool_done")]
+    assert (done["call"]["function"]["name"], done["ok"], done["text"]) == (
+        "get_weather",
+        True,
+        "24°C, sunny\n",
+    )
+
+
+def test_nobody_is_there_to_allow_a_run(env: dict[str, str]) -> None:
+    result = glmchat(env, *DEMO, "--greedy", "--tools", WEATHER, "--", "What is the weather in Oslo?")
+    assert "not allowed: nobody is there to allow it" in result.stderr.decode()
+    assert "24°C" not in result.stdout.decode()
+
+
+def test_a_failing_tool_is_told(env: dict[str, str], tmp_path: Path) -> None:
+    (tools,) = json.loads(Path(WEATHER).read_text())["tools"]
+    tools["run"] = {"command": ["sh", "-c", "echo no service >&2; exit 7"]}
+    (tmp_path / "tools.json").write_text(json.dumps({"tools": [tools]}))
+    words = ("--tools", str(tmp_path / "tools.json"), "--yes", "--", "What is the weather in Oslo?")
+    result = glmchat(env, *DEMO, "--greedy", *words)
+    assert result.returncode == 0
+    assert "glmchat: get_weather: exit code 7" in result.stderr.decode()

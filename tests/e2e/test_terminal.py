@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from ..pty import Terminal, at_prompt, terminal
+from ..pty import ROOT, Terminal, at_prompt, terminal
 
 SUM = "What is 987 + 658?"  # a thought of some length
 LIST = "What commands are there?"  # an answer of some length
@@ -176,6 +177,34 @@ def test_ctrl_c(start: Start, options: tuple[str, ...], question: str, moment: s
     chat.send("hi\r")
     chat.wait_for(lambda text: ended(text) > before)
     leave(chat)
+
+
+def test_a_tool_run_is_allowed_and_another_stopped(start: Start, tmp_path: Path) -> None:
+    (tool,) = json.loads((ROOT / "examples" / "weather" / "tools.json").read_text())["tools"]
+    script = "[ $1 = Rome ] && exec sleep 77; echo 3°C, fog"
+    tool["run"] = {"command": ["sh", "-c", script, "weather", "{city}"]}
+    (tmp_path / "tools.json").write_text(json.dumps({"tools": [tool]}))
+    chat = start("--tools", str(tmp_path / "tools.json"))
+    chat.send("What is the weather in Oslo?\r")
+    chat.wait_for("Run get_weather?")
+    chat.send("s\r")
+    chat.wait_for('▸ ⚙ get_weather(city="Oslo") ✓')
+    chat.wait_for(lambda text: ended(text) == 1)
+    assert "3°C, fog" in chat.text
+    chat.send("What is the weather in Rome?\r")
+    chat.wait_for('⚙ get_weather(city="Rome") · ')
+    chat.send("\x03")
+    assert chat.wait_for("✗ stopped by the person") < 10
+    chat.wait_for(at_prompt)
+    assert not [p for p in Path("/proc").glob("[0-9]*/cmdline") if read(p) == b"sleep\0" + b"77\0"]
+    leave(chat)
+
+
+def read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:  # it ended meanwhile
+        return b""
 
 
 def test_what_is_typed_ahead_is_answered_in_order(start: Start) -> None:

@@ -16,7 +16,9 @@ from glmchat.events import LoadProgress
 from glmchat.messages import ToolCall
 from glmchat.terminal import start
 from glmchat.terminal.progress import LoadState
+from glmchat.tools.declare import Run, Tool, load_tools
 
+from ..pty import ROOT
 from ..scripted import Script, ScriptedEngine, turn
 
 TOOLS = [
@@ -30,8 +32,26 @@ SCRIPTS: dict[str, list[Script]] = {
     "long": [turn(f"{LIST}\n\nThe end.")],
     "fault": [[ContextFullError("The context is full.")], turn("Now it works.")],
     "calls": [turn("", calls=[ToolCall("get_weather", {"city": "Oslo"})], reason="tool_calls")],
+    "tools": [
+        turn("I look.", calls=[ToolCall("get_weather", {"city": "Oslo"})], reason="tool_calls"),
+        turn("It is done."),
+        turn("", calls=[ToolCall("wait", {"seconds": 30})], reason="tool_calls"),
+        turn("Never seen."),
+    ],
     "broken": [],
 }
+
+WAIT = "import sys, time; print('waiting', flush=True); time.sleep(float(sys.argv[1]))"
+RUN = (
+    *load_tools(str(ROOT / "examples" / "weather" / "tools.json")),
+    Tool(
+        {
+            "type": "function",
+            "function": {"name": "wait", "parameters": {"properties": {"seconds": {"type": "number"}}}},
+        },
+        Run(command=(sys.executable, "-c", WAIT, "{seconds}")),
+    ),
+)
 
 
 class LateEngine(ScriptedEngine):
@@ -60,7 +80,7 @@ def main(name: str, delay: float, load_s: float) -> int:
         load(LoadProgress("loading weights", 3 * 10**9, 4 * 10**9, 2, 5))
         fault = ModelError("The model is broken; fetch it again.") if name == "broken" else None
         engine = LateEngine(*SCRIPTS[name], delay=delay, load_s=load_s, fault=fault)
-        return Chat(engine, tools=TOOLS if name == "calls" else ())
+        return Chat(engine, tools=RUN if name == "tools" else TOOLS if name == "calls" else ())
 
     def open_engine(settings: object, model: str, load: LoadState) -> LateEngine:
         fault = ModelError(f"{model} is no model.") if model == "nonsense" else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import stat
 from collections.abc import Callable, Iterator
@@ -67,7 +68,7 @@ def test_commands_answer(start: Start) -> None:
     chat.send("/thnik\r")
     chat.wait_for("Unknown command /thnik; did you mean /think?")
     chat.send("/tools\r")
-    chat.wait_for("get_weather(city)  Weather of a place.")
+    chat.wait_for("get_weather(city)  shown only  Weather of a place.")
     chat.send("/think maybe\r")
     chat.wait_for("not 'maybe'")
     chat.send("weather?\r")
@@ -321,6 +322,84 @@ def test_a_long_paste_stands_as_a_word_and_is_sent_whole(start: Start) -> None:
     assert "line 7" not in chat.text
     chat.send("/prompt\r")
     chat.wait_for("line 499")
+    leave(chat)
+
+
+def ask_for_weather(start: Start, **more: object) -> Terminal:
+    chat = start("tools", **more)
+    chat.send("weather?\r")
+    chat.wait_for("Run get_weather?  y once")
+    assert "⚙ get_weather\n  city: Oslo\n  $ python3 weather.py --city Oslo" in chat.text
+    return chat
+
+
+def test_a_call_is_asked_for_run_and_folded(start: Start) -> None:
+    chat = ask_for_weather(start)
+    chat.send("y\r")
+    chat.wait_for("It is done.")
+    assert re.search(r'▸ ⚙ get_weather\(city="Oslo"\) ✓ \d\.\d s\n\nIt is done', chat.text)
+    assert "Run get_weather?" not in chat.text
+    chat.send("\x14")
+    chat.wait_for("°C, ")
+    assert re.search(r"▾ ⚙ get_weather ✓ \d\.\d s\n  city: Oslo\n  \d+°C, ", chat.text)
+    leave(chat)
+
+
+def test_a_call_is_refused_with_a_reason(start: Start) -> None:
+    chat = ask_for_weather(start)
+    chat.send("not now\r")
+    chat.wait_for("It is done.")
+    assert '▸ ⚙ get_weather(city="Oslo") ✗ not allowed: not now' in chat.text
+    leave(chat)
+
+
+def test_the_arguments_of_a_call_are_changed(start: Start) -> None:
+    chat = ask_for_weather(start)
+    chat.send("e\r")
+    chat.wait_for('› {"city": "Oslo"}')
+    chat.send("\x7f\r")  # without the brace at its end
+    chat.wait_for("This is no JSON object")
+    chat.send("\x7f" * 5 + 'Rome"}\r')
+    chat.wait_for("It is done.")
+    assert '▸ ⚙ get_weather(city="Rome") ✓' in chat.text
+    leave(chat)
+
+
+def test_what_was_being_typed_allows_nothing(start: Start) -> None:
+    chat = start("tools", delay=0.01)
+    chat.send("weather?\rye")
+    chat.wait_for("Run get_weather?")
+    chat.send("sterday was better\r")
+    chat.wait_for("✗ not allowed: yesterday was better")
+    assert "°C" not in chat.text
+    chat.wait_for("It is done.")
+    leave(chat)
+
+
+@pytest.mark.parametrize("key", ["\x1b", "\x03"])
+def test_stopping_is_a_no(start: Start, key: str) -> None:
+    chat = ask_for_weather(start)
+    chat.send(key)
+    chat.wait_for("stopped")
+    chat.wait_for(at_prompt)
+    assert "°C" not in chat.text
+    assert "Run get_weather?" not in chat.text
+    leave(chat)
+
+
+def test_ctrl_c_ends_a_tool_run(start: Start) -> None:
+    chat = ask_for_weather(start)
+    chat.send("s\r")
+    chat.wait_for("It is done.")
+    chat.send("wait\r")
+    chat.wait_for("Run wait?")
+    chat.send("y\r")
+    chat.wait_for("⚙ wait(seconds=30) · ")
+    chat.wait_for("\n  waiting\n")
+    chat.send("\x03")
+    chat.wait_for("▸ ⚙ wait(seconds=30) ✗ stopped by the person")
+    chat.wait_for(at_prompt)
+    assert "Never seen." not in chat.text
     leave(chat)
 
 

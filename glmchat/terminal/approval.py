@@ -1,0 +1,33 @@
+"""How a person is asked whether a call may run, and how the answer is read: a word and Enter.
+
+No single key does it. Who happens to be typing when the question comes must not allow anything by that.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from ..tools.approve import Answer, No, Remember, Yes
+
+CHOICES = "y once · s this session · a always · e edit · n no, or say why not"
+
+_YES: dict[str, Remember] = {"y": "once", "yes": "once", "s": "session", "a": "always"}
+
+
+def read_answer(text: str) -> Answer | None:
+    """None: the arguments are to be edited. Whatever is no answer is a reason to refuse."""
+    word = text.strip()
+    if remember := _YES.get(word.lower()):
+        return Yes(remember)
+    if word.lower() == "e":
+        return None
+    return No("" if word.lower() in ("", "n", "no") else word)
+
+
+def read_arguments(text: str) -> dict[str, Any]:
+    """Edited arguments. Raises ValueError, one line."""
+    value = json.loads(text)
+    if not isinstance(value, dict):
+        raise ValueError("arguments stand in braces")
+    return value

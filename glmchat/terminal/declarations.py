@@ -1,0 +1,56 @@
+"""`glmchat tools check FILE …` and `glmchat tools init [FILE]`: tool declarations without a chat."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from ..errors import EXIT_OK, EXIT_USAGE, UsageError
+from ..settings import nearest
+from ..tools.declare import SCHEMA, STARTER, check_file
+from .sanitize import sanitize
+
+_USAGE = "use glmchat tools check FILE …, or glmchat tools init [FILE]."
+
+
+def run(words: list[str]) -> int:
+    """Do what the words behind `glmchat tools` say; returns the exit code. Raises UsageError."""
+    match words:
+        case ["check", _, *_]:
+            return max(_check(path) for path in words[1:])
+        case ["init"]:
+            return _init("tools.json")
+        case ["init", path]:
+            return _init(path)
+        case [name, *_] if name not in ("check", "init"):
+            raise UsageError(f"glmchat tools {name}{nearest(name, ['check', 'init']) or '?'} {_USAGE}")
+        case _:
+            raise UsageError(_USAGE[0].upper() + _USAGE[1:])
+
+
+def _check(path: str) -> int:
+    """One line a fault, or one that says what the file declares."""
+    tools, faults = check_file(path)
+    for fault in faults:
+        print(sanitize(f"{path}: {fault}"))
+    if not faults:
+        names = ", ".join(tool.name if tool.run else f"{tool.name} (shown only)" for tool in tools)
+        print(sanitize(f"{path}: {names or 'no tools'}"))
+    return EXIT_USAGE if faults else EXIT_OK
+
+
+def _init(path: str) -> int:
+    """Write a starting set, commented, that editors can complete by its schema."""
+    starter = json.loads(STARTER.read_text(encoding="utf-8"))
+    starter["$schema"] = SCHEMA.as_uri()
+    try:
+        with Path(path).expanduser().open("x", encoding="utf-8") as file:
+            json.dump(starter, file, indent=2, ensure_ascii=False)
+            file.write("\n")
+    except FileExistsError:
+        raise UsageError(f"{path} is there already; give another name, or move it away.") from None
+    except OSError as e:
+        raise UsageError(f"{path} cannot be written: {e.strerror or e}.") from None
+    print(f"{path} is written. Try it: glmchat --tools {path}", file=sys.stderr)
+    return EXIT_OK
