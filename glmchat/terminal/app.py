@@ -36,23 +36,13 @@ from .keys import bindings
 from .progress import LoadState
 from .sanitize import sanitize
 from .screen import PROMPT, PROMPT_AT_ONCE, SPIN_S, Looks, Screen, make_console
+from .toolbar import NEARLY_FULL, Part, context_parts, fitted
 from .transcript import Note, Said
-from .wording import bar, count, request_text
+from .wording import count, request_text
 
 OpenEngine = Callable[[str], Engine]
-_NEARLY_FULL, _FULL = 0.8, 0.95  # shares of the context
 _LONG_PASTE = 10  # lines
-_BETWEEN = " · "
 _SETTLED_S = 0.1  # a size that has stood this long is not one of a window being dragged
-
-
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """Of the toolbar; what ranks higher gives way first."""
-
-    rank: int
-    text: str
-    style: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,7 +306,7 @@ class App:
     def _warn_of_full_context(self) -> None:
         """Once, before it is full."""
         used, whole = self._context_used
-        full = bool(whole) and used / whole >= _NEARLY_FULL
+        full = bool(whole) and used / whole >= NEARLY_FULL
         if full and not self._warned:
             drops = self.chat.drop_oldest
             what = "the oldest turns will no longer be sent" if drops else "answers will end there"
@@ -462,34 +452,19 @@ class App:
         return self.turns[-1].context_tokens, self.info.context_length
 
     def _toolbar(self, columns: int) -> StyleAndTextTuples:
-        """On a narrow terminal without what matters least."""
-        parts = self._status()
-        order = sorted(parts, key=lambda part: part.rank)
-        while len(order) > 1 and sum(len(part.text) + len(_BETWEEN) for part in parts) > columns:
-            dropped = order.pop()
-            parts = [part for part in parts if part is not dropped]
-        out: StyleAndTextTuples = []
-        for part in parts:
-            out += [("", _BETWEEN)] * bool(out) + [(part.style, part.text)]
-        return out
+        return fitted(self._status(), columns)
 
-    def _status(self) -> list[_Part]:
+    def _status(self) -> list[Part]:
         if self.armed:
-            return [_Part(0, "Ctrl-C again leaves")]
+            return [Part(0, "Ctrl-C again leaves")]
         if self._stopping and self.running is not None:
-            return [_Part(0, "stopping …")]
-        thinking = _Part(0, "thinking on" if self.chat.options.enable_thinking else "thinking off")
+            return [Part(0, "stopping …")]
+        thinking = Part(0, "thinking on" if self.chat.options.enable_thinking else "thinking off")
         if not self._loaded:
-            return [_Part(1, self._load.text()), thinking]
+            return [Part(1, self._load.text()), thinking]
         if (info := self.info) is None:
             return [thinking]
-        parts = [_Part(3, sanitize(info.name)), _Part(5, sanitize(info.device)), thinking]
+        parts = [Part(3, sanitize(info.name)), Part(5, sanitize(info.device)), thinking]
         if self.chat.tools:
-            parts.append(_Part(4, count(len(self.chat.tools), "tool")))
-        used, whole = self._context_used
-        if whole:
-            share = used / whole
-            style = "full" if share >= _FULL else "nearly-full" if share >= _NEARLY_FULL else ""
-            style = f"class:toolbar.{style}" * bool(style)
-            parts += [_Part(2, bar(share, 8), style), _Part(6, f"{used:,} of {whole:,} tokens", style)]
-        return [part for part in parts if part.text]
+            parts.append(Part(4, count(len(self.chat.tools), "tool")))
+        return [part for part in (*parts, *context_parts(*self._context_used)) if part.text]

@@ -503,3 +503,18 @@ def test_no_color(start: Start) -> None:
     leave(chat)
     assert b"\x1b[36m" not in chat.raw
     assert b"\x1b[38;" not in chat.raw
+
+
+def test_tools_on_a_dumb_terminal(start: Start) -> None:
+    chat = start("tools", env={"TERM": "dumb"})
+    chat.wait_for("›")
+    chat.send("weather?\r")
+    chat.wait_for("Run get_weather?  y once")
+    chat.send("e\r")
+    chat.wait_for("The arguments as they are to be:")
+    chat.send('{"city": "Rome"}\r')
+    chat.wait_for("It is done.")
+    assert '▸ ⚙ get_weather(city="Rome") ✓' in chat.text
+    assert b"\x1b" not in chat.raw
+    chat.send("/quit\r")
+    assert chat.wait_end() == 0
