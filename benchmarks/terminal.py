@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> None:
         models = args.model or ["demo", str(write_random_checkpoint(Path(folder) / "random-270M"))]
         comparisons = [_compare(model, args) for model in models]
     waits, bearable = [_until_keys() for _ in range(args.repeats)], [BEARABLE_S] * args.repeats
-    comparisons.append(Comparison("start to a line that takes keys, s", waits, bearable, 1.0, False))
+    comparisons.append(Comparison("start to first key, s", waits, bearable, 1.0, False))
     show("The terminal, against --json and half a second", comparisons)
 
 

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
         (("decode", "--model", "demo", "--tokens", "4", "--repeats", "1"), ("demo: ",)),
         (("startup", "--repeats", "1"), ("--version", "--help", "echo hi | glmchat")),
         (("render", "--tokens", "400", "--short", "200", "--repeats", "1"), ("rich's Live", "10 ms")),
-        (("terminal", "--model", "demo", "--tokens", "8", "--repeats", "1"), ("demo: ", "takes keys")),
+        (("terminal", "--model", "demo", "--tokens", "8", "--repeats", "1"), ("demo: ", "first key")),
     ],
 )
 def test_a_short_run_prints_the_table(arguments: tuple[str, ...], rows: tuple[str, ...]) -> None:

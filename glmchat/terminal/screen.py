@@ -93,17 +93,15 @@ def render(entry: Entry, looks: Looks) -> RenderableType:
 def _render_call(call: Call, looks: Looks) -> RenderableType:
     """Folded to a line; a failed one shows the end of its result even so."""
     colour = "red" if call.failed else "cyan"
-    if not looks.unfolded:
-        room = f" {call.outcome}" if call.outcome[:1] in "✓✗" else f" · {call.outcome}"
-        head = Text.assemble((f"▸ ⚙ {call.summary}", colour), (room, colour))
-        if not call.failed:
-            return head
-        rest = "\n".join(call.result.split("\n")[-_FAILURE_LINES:])
-        return Group(head, Padding(Text(rest, "dim"), (0, 0, 0, 2)))
-    name = call.summary.split("(")[0]
-    parts = [Text(text, "dim") for text in (call.arguments, call.result) if text]
-    inner = [Padding(part, (0, 0, 0, 2)) for part in parts]
-    return Group(Text(f"▾ ⚙ {name} {call.outcome}", colour), *inner)
+    outcome = call.outcome if call.outcome[:1] in "✓✗" else f"· {call.outcome}"
+    if looks.unfolded:
+        name = call.summary.split("(")[0]
+        head, inner = f"▾ ⚙ {name} {outcome}", [call.arguments, call.result]
+    else:
+        failure = "\n".join(call.result.split("\n")[-_FAILURE_LINES:])
+        head, inner = f"▸ ⚙ {call.summary} {outcome}", [failure] * call.failed
+    parts = [Padding(Text(text, "dim"), (0, 0, 0, 2)) for text in inner if text]
+    return Group(Text(head, colour), *parts)
 
 
 class Screen:
