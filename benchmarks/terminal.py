@@ -30,8 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model", action="append", help="checkpoint to run; default: demo, then a random 270M"
     )
-    parser.add_argument("--prompt", default="What is 47 + 38?")
-    parser.add_argument("--tokens", type=int, default=128, help="new tokens at most (%(default)s)")
+    parser.add_argument("--prompt", default="What is 98765432198765 + 12345678912345?")
+    parser.add_argument("--tokens", type=int, default=256, help="new tokens at most (%(default)s)")
     parser.add_argument("--repeats", type=int, default=7, help="measured pairs (%(default)s)")
 
 

@@ -24,8 +24,8 @@ from .wording import count
 REDRAW_S = 1 / 30
 """What is open is drawn this often at the most, and seldomer where drawing costs more than MOST_SHARE of the
 time: the model needs the CPU as well."""
-MOST_SHARE = 0.02
-SLOWEST_REDRAW_S = 0.25
+MOST_SHARE = 0.01
+SLOWEST_REDRAW_S = 0.3
 PROMPT, PROMPT_AT_ONCE = "› ", "» "
 """Where the person types: the model thinks first, or answers at once."""
 
