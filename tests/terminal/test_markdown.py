@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import os
+import re
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -199,3 +203,17 @@ def test_the_newest_rows_of_a_block_are_enough_to_draw_it() -> None:
     assert drawn(cut).split("\n")[-12:] == drawn(code).split("\n")[-12:]
     assert len(cut) < 200
     assert newest("word " * 100_000, 10).count(" ") < 1000
+
+
+@pytest.mark.skipif(
+    "COMMONMARK_SPEC" not in os.environ,
+    reason="CommonMark's spec.txt is under another licence; name a copy in COMMONMARK_SPEC",
+)
+def test_commonmarks_own_examples_in_every_cut() -> None:
+    spec = Path(os.environ["COMMONMARK_SPEC"]).read_text(encoding="utf-8")
+    found = re.findall(r"^`{32} example[^\n]*\n(.*?)^\.\n.*?^`{32}$", spec, re.DOTALL | re.MULTILINE)
+    examples = [text.replace("→", "\t") for text in found]
+    assert len(examples) > 600
+    for text in examples:
+        whole = split(text, len(text) or 1)
+        assert all(split(text, size) == whole for size in range(1, min(64, len(text)) + 1)), text
