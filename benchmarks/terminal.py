@@ -31,8 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--model", action="append", help="checkpoint to run; default: demo, then a random 270M"
     )
     parser.add_argument("--prompt", default="What is 98765432198765 + 12345678912345?")
-    parser.add_argument("--tokens", type=int, default=256, help="new tokens at most (%(default)s)")
-    parser.add_argument("--repeats", type=int, default=7, help="measured pairs (%(default)s)")
+    parser.add_argument("--tokens", type=int, default=400, help="new tokens at most (%(default)s)")
+    parser.add_argument("--repeats", type=int, default=11, help="measured pairs (%(default)s)")
 
 
 def run(args: argparse.Namespace) -> None:
