@@ -349,7 +349,9 @@ class App:
 
     def _post(self, item: Event | _Asked | _TurnEnded | _Loaded) -> None:
         self._inbox.append(item)
-        if not self._awake:  # an alarm clock is cheap, but not as cheap as a token of a small model
+        if isinstance(item, _TurnEnded | _Asked):  # the person waits for these, so they come at once
+            self._loop.call_soon_threadsafe(self._draw)
+        elif not self._awake:  # an alarm clock is cheap, but not as cheap as a token of a small model
             self._awake = True
             self._loop.call_soon_threadsafe(self._draw_soon)
 

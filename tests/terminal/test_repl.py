@@ -291,6 +291,7 @@ def test_messages_are_queued_and_taken_back(start: Start) -> None:
     chat.send("\x03")
     chat.wait_for("stopped")
     chat.wait_for("Quick one.")
+    chat.wait_for("first token")  # that turn is over: Ctrl-C is for the line now
     assert "› second" in chat.text
     assert "queued" not in chat.text
     chat.send("\x03")  # the line still holds what was taken back
