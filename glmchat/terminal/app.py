@@ -7,6 +7,7 @@ drawing costs. What is sent meanwhile is queued.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import signal
 import threading
@@ -349,11 +350,11 @@ class App:
 
     def _post(self, item: Event | _Asked | _TurnEnded | _Loaded) -> None:
         self._inbox.append(item)
-        if isinstance(item, _TurnEnded | _Asked):  # the person waits for these, so they come at once
-            self._loop.call_soon_threadsafe(self._draw)
-        elif not self._awake:  # an alarm clock is cheap, but not as cheap as a token of a small model
+        wake = self._draw if isinstance(item, _TurnEnded | _Asked) else self._draw_soon
+        if wake == self._draw or not self._awake:  # the person waits for those two, so they come at once
             self._awake = True
-            self._loop.call_soon_threadsafe(self._draw_soon)
+            with contextlib.suppress(RuntimeError):  # the loop is closed: the person has left
+                self._loop.call_soon_threadsafe(wake)
 
     # Drawing.
 
