@@ -43,6 +43,7 @@ from .wording import count, request_text
 
 OpenEngine = Callable[[str], Engine]
 _LONG_PASTE = 10  # lines
+_LEAVING_S = 3.0  # is what the last turn may take to end; one step of a large model is not waited for
 _SETTLED_S = 0.1  # a size that has stood this long is not one of a window being dragged
 
 
@@ -95,7 +96,7 @@ class App:
         self._fault: Exception | None = None
         self._warned = False
         self._inbox: deque[Event | _Asked | _TurnEnded | _Loaded] = deque()
-        self._messages: SimpleQueue[str] = SimpleQueue()
+        self._messages: SimpleQueue[str | None] = SimpleQueue()  # None: the person leaves
         self._awake = False
         self._resizing: asyncio.TimerHandle | None = None
         self._spinning: asyncio.TimerHandle | None = None
@@ -125,13 +126,16 @@ class App:
         self._loop.add_signal_handler(signal.SIGINT, self.ctrl_c)
         self._screen.add(Note("glmchat · /help lists commands and keys"))
         self._load.changed = self._inline.app.invalidate
-        threading.Thread(target=self._work, name="glmchat-turns", daemon=True).start()
+        turns = threading.Thread(target=self._work, name="glmchat-turns", daemon=True)
+        turns.start()
         self._watch()
         try:
             await self._inline.app.run_async(handle_sigint=False, pre_run=self._draw_soon)
         finally:
             self._load.changed = lambda: None
-            self.chat.cancel()
+            self.stop()
+            self._messages.put(None)
+            turns.join(_LEAVING_S)  # a tool that runs is ended, whatever it does
             self._screen.end()
             self._inline.write_last(self._screen.frame)
 
@@ -318,8 +322,7 @@ class App:
     # The threads beside the event loop.
 
     def _work(self) -> None:
-        while True:
-            message = self._messages.get()
+        while (message := self._messages.get()) is not None:
             fault: Exception | None = None
             try:
                 with closing(self.chat.send(message)) as turn:
@@ -350,11 +353,11 @@ class App:
 
     def _post(self, item: Event | _Asked | _TurnEnded | _Loaded) -> None:
         self._inbox.append(item)
-        wake = self._draw if isinstance(item, _TurnEnded | _Asked) else self._draw_soon
-        if wake == self._draw or not self._awake:  # the person waits for those two, so they come at once
+        waited_for = isinstance(item, _TurnEnded | _Asked)  # by the person: it comes at once
+        if waited_for or not self._awake:
             self._awake = True
             with contextlib.suppress(RuntimeError):  # the loop is closed: the person has left
-                self._loop.call_soon_threadsafe(wake)
+                self._loop.call_soon_threadsafe(self._draw if waited_for else self._draw_soon)
 
     # Drawing.
 

@@ -41,7 +41,10 @@ SCRIPTS: dict[str, list[Script]] = {
     "broken": [],
 }
 
-WAIT = "import sys, time; print('waiting', flush=True); time.sleep(float(sys.argv[1]))"
+STUBBORN = (
+    "import signal, sys, time; signal.signal(15, signal.SIG_IGN); print('waiting', flush=True); "
+    "time.sleep(float(sys.argv[1]))"
+)
 RUN = (
     *load_tools(str(ROOT / "examples" / "weather" / "tools.json")),
     Tool(
@@ -49,7 +52,7 @@ RUN = (
             "type": "function",
             "function": {"name": "wait", "parameters": {"properties": {"seconds": {"type": "number"}}}},
         },
-        Run(command=(sys.executable, "-c", WAIT, "{seconds}")),
+        Run(command=(sys.executable, "-c", STUBBORN, "{seconds}")),
     ),
 )
 

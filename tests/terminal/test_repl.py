@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import signal
 import stat
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from ..pty import Terminal, at_prompt, terminal
+from .scripted_repl import STUBBORN
 
 Start = Callable[..., Terminal]
 
@@ -402,6 +404,28 @@ def test_ctrl_c_ends_a_tool_run(start: Start) -> None:
     chat.wait_for(at_prompt)
     assert "Never seen." not in chat.text
     leave(chat)
+
+
+def test_leaving_ends_a_tool_that_will_not_end(start: Start) -> None:
+    chat = ask_for_weather(start)
+    chat.send("n\r")
+    chat.wait_for("It is done.")
+    chat.send("wait\r")
+    chat.wait_for("Run wait?")
+    chat.send("y\r")
+    chat.wait_for("\n  waiting\n")
+    leave(chat)
+    assert running(STUBBORN) == []
+
+
+def running(code: str) -> list[str]:
+    """Processes that run this code."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):  # it ended meanwhile
+            if code.encode() in entry.read_bytes().split(b"\0"):
+                found.append(entry.parent.name)
+    return found
 
 
 def test_an_answer_taller_than_the_screen_is_whole_in_the_scrollback(start: Start) -> None:
