@@ -37,12 +37,13 @@ from .keys import bindings
 from .progress import LoadState
 from .sanitize import sanitize
 from .screen import PROMPT, PROMPT_AT_ONCE, SPIN_S, Looks, Screen, make_console
-from .toolbar import NEARLY_FULL, Part, context_parts, fitted
+from .toolbar import NEARLY_FULL, Part, context_parts, fitted, load_parts
 from .transcript import Note, Said
-from .wording import count, request_text
+from .wording import count, first_line, request_text
 
 OpenEngine = Callable[[str], Engine]
 _LONG_PASTE = 10  # lines
+_QUEUED_CELLS = 60  # of a queued message that are shown
 _LEAVING_S = 3.0  # is what the last turn may take to end; one step of a large model is not waited for
 _SETTLED_S = 0.1  # a size that has stood this long is not one of a window being dragged
 
@@ -446,7 +447,7 @@ class App:
             lines.append(("class:asked", "  The arguments; Enter runs the call with them"))
         elif self._asked is not None:
             lines.append(("class:asked", f"  Run {sanitize(self._asked.request.tool.name)}?  {CHOICES}"))
-        lines += [("class:queued", f"  queued: {text}") for text in self.queued]
+        lines += [("class:queued", f"  queued: {first_line(text, _QUEUED_CELLS)}") for text in self.queued]
         return [part for line in lines for part in (("", "\n"), line)][1:]
 
     @property
@@ -467,7 +468,7 @@ class App:
             return [Part(0, "stopping …")]
         thinking = Part(0, "thinking on" if self.chat.options.enable_thinking else "thinking off")
         if not self._loaded:
-            return [Part(1, self._load.text()), thinking]
+            return [*load_parts(self._load.newest), thinking]
         if (info := self.info) is None:
             return [thinking]
         parts = [Part(3, sanitize(info.name)), Part(5, sanitize(info.device)), thinking]

@@ -15,7 +15,7 @@ from ..settings import nearest
 from .attach import attach, read_block
 from .clipboard import code_blocks, copy
 from .params import PARAMETERS, describe_parameters, set_parameter
-from .wording import bar, count, size_text, stats_text
+from .wording import bar, count, first_line, size_text, stats_text
 
 
 class Host(Protocol):
@@ -174,9 +174,7 @@ def _retry(host: Host, argument: str) -> None:
 
 
 def _undo(host: Host, argument: str) -> None:
-    text = _taken_back(host, "take back").strip()
-    first = text.split("\n")[0][:60]
-    host.say(f"Taken back: {first}{'…' if len(text) > len(first) else ''}")
+    host.say(f"Taken back: {first_line(_taken_back(host, 'take back'), 60)}")
 
 
 def _edit(host: Host, argument: str) -> None:

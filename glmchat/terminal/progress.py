@@ -8,7 +8,7 @@ from collections.abc import Callable
 from ..chat import Chat
 from ..engine.base import ModelInfo
 from ..events import LoadProgress
-from .wording import bar, size_text
+from .wording import size_text
 
 
 class LoadState:
@@ -21,13 +21,6 @@ class LoadState:
     def __call__(self, progress: LoadProgress) -> None:
         self.newest = progress
         self.changed()
-
-    def text(self) -> str:
-        """`loading weights ███░░░░░ 93.0 GB of 221 GB, shard 19 of 46`, for a toolbar."""
-        now = self.newest
-        if not now.total:
-            return f"{now.stage} …"
-        return f"{now.stage} {bar(now.done / now.total, 8)} {amount_text(now)}"
 
 
 def wait_with_bar(chat: Chat, state: LoadState) -> ModelInfo:

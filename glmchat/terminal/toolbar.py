@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from prompt_toolkit.formatted_text import StyleAndTextTuples
 
+from ..events import LoadProgress
+from .progress import amount_text
 from .wording import bar
 
 NEARLY_FULL, FULL = 0.8, 0.95
@@ -32,6 +34,14 @@ def fitted(parts: Sequence[Part], columns: int) -> StyleAndTextTuples:
     for part in kept:
         out += [("", _BETWEEN)] * bool(out) + [(part.style, part.text)]
     return out
+
+
+def load_parts(progress: LoadProgress) -> list[Part]:
+    """How far the model is: `loading weights · ███░░░░░ · 93.0 GB of 221 GB, shard 19 of 46`."""
+    if not progress.total:
+        return [Part(2, f"{progress.stage} …")]
+    share = bar(progress.done / progress.total, 8)
+    return [Part(2, progress.stage), Part(1, share), Part(3, amount_text(progress))]
 
 
 def context_parts(used: int, whole: int) -> list[Part]:

@@ -93,6 +93,13 @@ def count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
+def first_line(text: str, most: int) -> str:
+    """Its first line, `most` characters of it at most; `…` tells that there is more."""
+    text = text.strip()
+    first = text.split("\n")[0][:most]
+    return first + "…" * (len(text) > len(first))
+
+
 def size_text(number: int) -> str:
     """Bytes as people write them: 6.1 MB, 214 GB."""
     size, unit = float(number), "B"

@@ -66,10 +66,9 @@ def run_calls(
 
 def _allowed(call: ToolCall, tool: Tool, run: Run, approvals: Approvals) -> ToolCall | ToolDone:
     """The call as it is to be run, or why it is not."""
-    refused = _refused(call, tool, run)
-    if refused is not None:
-        return refused
-    words = tuple(command_of(tool, run, call.arguments))
+    words = _checked(call, tool, run)
+    if isinstance(words, ToolDone):
+        return words
     answer = approvals.decide(Request(tool, call, words))
     if isinstance(answer, No):
         because = f": {answer.reason}" if answer.reason else ""
@@ -77,18 +76,18 @@ def _allowed(call: ToolCall, tool: Tool, run: Run, approvals: Approvals) -> Tool
     if answer.arguments is None:
         return call
     changed = replace(call, arguments=answer.arguments)
-    return _refused(changed, tool, run) or changed
+    refused = _checked(changed, tool, run)
+    return refused if isinstance(refused, ToolDone) else changed
 
 
-def _refused(call: ToolCall, tool: Tool, run: Run) -> ToolDone | None:
-    """For arguments that are not what the tool declares, or that cannot be run."""
+def _checked(call: ToolCall, tool: Tool, run: Run) -> tuple[str, ...] | ToolDone:
+    """The argument vector; or why the arguments are not what the tool declares, or cannot be run."""
     if faults := argument_faults(tool, call.arguments):
         return _not_run(call, f"The arguments are not what {tool.name} takes: {faults}.", "bad arguments")
     try:
-        command_of(tool, run, call.arguments)
+        return tuple(command_of(tool, run, call.arguments))
     except Refused as e:
         return _not_run(call, f"The call was not run: {e}.", "bad arguments")
-    return None
 
 
 def _not_run(call: ToolCall, text: str, note: str) -> ToolDone:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -78,12 +78,6 @@ class Fault:
         return f"{self.place}: {self.text}" if self.place else self.text
 
 
-@dataclass(slots=True)
-class _Reading:
-    tools: list[Tool] = field(default_factory=list)
-    faults: list[Fault] = field(default_factory=list)
-
-
 def load_tools(path: str) -> tuple[Tool, ...]:
     """The tools of a file. Raises UsageError with its first fault, and how many more there are."""
     tools, faults = check_file(path)
@@ -102,7 +96,6 @@ def check_file(path: str) -> tuple[tuple[Tool, ...], tuple[Fault, ...]]:
         raise UsageError(f"{path} cannot be read: {e.strerror or e}.") from None
     except UnicodeDecodeError as e:
         raise UsageError(f"{path} is not UTF-8 at byte {e.start}; save it as UTF-8.") from None
-    reading = _Reading()
     try:
         value = json.loads(text, object_pairs_hook=_no_key_twice)
     except json.JSONDecodeError as e:
@@ -112,10 +105,10 @@ def check_file(path: str) -> tuple[tuple[Tool, ...], tuple[Fault, ...]]:
     if not (isinstance(value, dict) and "tools" in value):
         value = {"tools": value if isinstance(value, list) else [value]}
     value = {**value, "tools": _whole(value["tools"])}
-    reading.faults += _schema_faults(value)
-    if not reading.faults:
-        _read_tools(value["tools"], file.absolute().parent, path, reading)
-    return tuple(reading.tools), tuple(reading.faults)
+    if faults := _schema_faults(value):
+        return (), tuple(faults)
+    tools = [_read_tool(entry, file.absolute().parent, path) for entry in value["tools"]]
+    return tuple(tools), tuple(_tool_faults(tools))
 
 
 class _Twice(ValueError):
@@ -176,19 +169,23 @@ def _place(path: Iterable[Any]) -> str:
     return out
 
 
-def _read_tools(entries: list[dict[str, Any]], folder: Path, source: str, into: _Reading) -> None:
+def _read_tool(entry: dict[str, Any], folder: Path, source: str) -> Tool:
+    return Tool(
+        {"type": "function", "function": entry["function"]}, _read_run(entry.get("run"), folder), source
+    )
+
+
+def _tool_faults(tools: Sequence[Tool]) -> Iterator[Fault]:
+    """What the schema of declarations cannot tell."""
     names: set[str] = set()
-    for number, entry in enumerate(entries):
+    for number, tool in enumerate(tools):
         place = f"tools[{number}]"
-        declaration = {"type": "function", "function": entry["function"]}
-        tool = Tool(declaration, _read_run(entry.get("run"), folder), source)
         if tool.name in names:
-            into.faults.append(Fault(f"{place}.function.name", f"{tool.name!r} is declared twice."))
+            yield Fault(f"{place}.function.name", f"{tool.name!r} is declared twice.")
         names.add(tool.name)
-        into.faults += _parameter_faults(tool, f"{place}.function.parameters")
+        yield from _parameter_faults(tool, f"{place}.function.parameters")
         if tool.run is not None:
-            into.faults += _run_faults(tool, tool.run, f"{place}.run")
-        into.tools.append(tool)
+            yield from _run_faults(tool, tool.run, f"{place}.run")
 
 
 def _read_run(run: dict[str, Any] | None, folder: Path) -> Run | None:

@@ -42,7 +42,7 @@ def leave(chat: Terminal) -> None:
 
 def test_ask_think_fold_unfold_ask_again(start: Start) -> None:
     chat = start("talk", load_s=0.3)
-    chat.wait_for("loading weights ██████░░ 3.0 GB of 4.0 GB, shard 2 of 5 · thinking on")
+    chat.wait_for("loading weights · ██████░░ · 3.0 GB of 4.0 GB, shard 2 of 5 · thinking on")
     chat.wait_for("scripted · cpu · thinking on")
     chat.send("hi\r")
     chat.wait_for("first token 0.25 s")
@@ -285,10 +285,10 @@ def test_messages_are_queued_and_taken_back(start: Start) -> None:
     chat.wait_for("Thinking")
     chat.send("second\r")
     chat.wait_for("queued: second")
-    chat.send("third\r")
-    chat.wait_for("queued: third")
+    chat.send("third\nand more\r")
+    chat.wait_for("queued: third…\n›")
     chat.send("\x1b")  # Esc
-    chat.wait_for("› third")
+    chat.wait_for("› third\n  and more")
     assert "queued: third" not in chat.text
     chat.send("\x03")
     chat.wait_for("stopped")

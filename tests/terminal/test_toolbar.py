@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from glmchat.terminal.toolbar import Part, context_parts, fitted
+from glmchat.events import LoadProgress
+from glmchat.terminal.toolbar import Part, context_parts, fitted, load_parts
 
 PARTS = [Part(3, "zai-org/GLM-4.5-Air"), Part(5, "cuda:0"), Part(0, "thinking on"), *context_parts(820, 1000)]
 
@@ -32,3 +33,21 @@ def test_a_full_context_is_seen_by_its_colour(used: int, style: str) -> None:
 
 def test_an_unknown_context_is_not_shown() -> None:
     assert context_parts(5, 0) == []
+
+
+@pytest.mark.parametrize(
+    ("columns", "shown"),
+    [
+        (100, "loading weights · ███░░░░░ · 93.0 GB of 221 GB, shard 19 of 46 · thinking on"),
+        (60, "loading weights · ███░░░░░ · thinking on"),
+        (30, "███░░░░░ · thinking on"),
+        (20, "thinking on"),
+    ],
+)
+def test_a_load_is_seen_on_a_narrow_terminal_too(columns: int, shown: str) -> None:
+    parts = [
+        *load_parts(LoadProgress("loading weights", 93 * 10**9, 221 * 10**9, 19, 46)),
+        Part(0, "thinking on"),
+    ]
+    assert "".join(text for _, text, *_ in fitted(parts, columns)) == shown
+    assert load_parts(LoadProgress("starting")) == [Part(2, "starting …")]
