@@ -1,8 +1,13 @@
-"""A glm4_moe of 270M random parameters: large enough that the model, not Python, takes the time."""
+"""Which checkpoints are measured: the bundled one, and a glm4_moe of 270M random parameters, which is large
+enough that the model, not Python, takes the time."""
 
 from __future__ import annotations
 
+import argparse
 import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from glmchat.glm.checkpoints import resolve
@@ -36,3 +41,16 @@ def write_random_checkpoint(folder: Path) -> Path:
     for file in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json"):
         shutil.copy(demo / file, folder)
     return folder
+
+
+def add_model_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--model", action="append", help="checkpoint to run; default: demo, then a random 270M"
+    )
+
+
+@contextmanager
+def chosen_models(args: argparse.Namespace) -> Iterator[list[str]]:
+    """The checkpoints that `--model` names, or both default ones; the random one goes afterwards."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield args.model or ["demo", str(write_random_checkpoint(Path(folder) / "random-270M"))]

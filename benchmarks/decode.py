@@ -6,7 +6,6 @@ Ours is the number that `--json` reports, with detokenising, parsing and events;
 from __future__ import annotations
 
 import argparse
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -19,16 +18,14 @@ from glmchat.glm.checkpoints import resolve
 from glmchat.glm.encode import encode_prompt
 from glmchat.messages import Conversation, Message
 
-from .checkpoint import write_random_checkpoint
+from .checkpoint import add_model_argument, chosen_models
 from .report import Comparison, measure_pairs, show
 
 GOAL = 0.95
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--model", action="append", help="checkpoint to run; default: demo, then a random 270M"
-    )
+    add_model_argument(parser)
     parser.add_argument("--prompt", default="What is 47 + 38?")
     parser.add_argument("--tokens", type=int, default=64, help="new tokens at most (%(default)s)")
     parser.add_argument("--repeats", type=int, default=25, help="measured pairs (%(default)s)")
@@ -37,8 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Measure every model and print the table."""
-    with tempfile.TemporaryDirectory() as folder:
-        models = args.model or ["demo", str(write_random_checkpoint(Path(folder) / "random-270M"))]
+    with chosen_models(args) as models:
         comparisons = [_compare(model, args) for model in models]
     show("Greedy decoding, tokens/s", comparisons)
 

@@ -10,14 +10,13 @@ import json
 import os
 import re
 import subprocess
-import tempfile
 import time
 from functools import partial
 from pathlib import Path
 
 import pexpect
 
-from .checkpoint import write_random_checkpoint
+from .checkpoint import add_model_argument, chosen_models
 from .report import Comparison, measure_pairs, show
 from .startup import GLMCHAT
 
@@ -27,9 +26,7 @@ BEARABLE_S = 0.5
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--model", action="append", help="checkpoint to run; default: demo, then a random 270M"
-    )
+    add_model_argument(parser)
     parser.add_argument("--prompt", default="What is 98765432198765 + 12345678912345?")
     parser.add_argument("--tokens", type=int, default=400, help="new tokens at most (%(default)s)")
     parser.add_argument("--repeats", type=int, default=11, help="measured pairs (%(default)s)")
@@ -37,8 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Measure and print the table."""
-    with tempfile.TemporaryDirectory() as folder:
-        models = args.model or ["demo", str(write_random_checkpoint(Path(folder) / "random-270M"))]
+    with chosen_models(args) as models:
         comparisons = [_compare(model, args) for model in models]
     waits, bearable = [_until_keys() for _ in range(args.repeats)], [BEARABLE_S] * args.repeats
     comparisons.append(Comparison("start to first key, s", waits, bearable, 1.0, False))

@@ -173,34 +173,22 @@ def test_json_is_one_object_with_every_field(run: Callable[..., Run]) -> None:
     call = ToolCall("now", {"n": 1, "t": "中\u2028"})
     result = run("--json", "x", script=turn("Hi", thinking="hm", calls=[call], reason="tool_calls"))
     assert result.out.count("\n") == 1
-    assert json.loads(result.out) == {
-        "model": "scripted",
-        "message": {
-            "role": "assistant",
-            "content": "Hi",
-            "reasoning_content": "hm",
-            "tool_calls": [
-                {
-                    "id": "call_1",
-                    "type": "function",
-                    "function": {"name": "now", "arguments": {"n": 1, "t": "中\u2028"}},
-                }
-            ],
-        },
-        "messages": [
+    message = {
+        "role": "assistant",
+        "content": "Hi",
+        "reasoning_content": "hm",
+        "tool_calls": [
             {
-                "role": "assistant",
-                "content": "Hi",
-                "reasoning_content": "hm",
-                "tool_calls": [
-                    {
-                        "id": "call_1",
-                        "type": "function",
-                        "function": {"name": "now", "arguments": {"n": 1, "t": "中\u2028"}},
-                    }
-                ],
+                "id": "call_1",
+                "type": "function",
+                "function": {"name": "now", "arguments": {"n": 1, "t": "中\u2028"}},
             }
         ],
+    }
+    assert json.loads(result.out) == {
+        "model": "scripted",
+        "message": message,
+        "messages": [message],
         "usage": {"prompt_tokens": 8, "cached_tokens": 0, "completion_tokens": 2, "reasoning_tokens": 1},
         "timing": {"load_s": 0.5, "ttft_s": 0.25, "decode_tokens_per_s": 50.0, "total_s": 1.0},
         "finish_reason": "tool_calls",
