@@ -26,6 +26,7 @@ from glmchat.terminal import start, stdin
 from .scripted import Script, ScriptedEngine, turn
 
 ROOT = Path(__file__).resolve().parent.parent
+WEATHER = ROOT / "examples" / "weather" / "tools.json"
 
 
 class Run(SimpleNamespace):
@@ -243,6 +244,8 @@ def test_a_bug_is_one_line_unless_debug(run: Callable[..., Run]) -> None:
         (["--config", "/does/not/exist.toml", "x"], "does not exist"),
         (["--system", "@/does/not/exist", "x"], "--system: /does/not/exist cannot be read"),
         (["--tools", "/does/not/exist", "x"], "/does/not/exist cannot be read"),
+        (["--allow", "now", "x"], "--allow now: there is no such tool; declared are: none."),
+        (["--tools", str(WEATHER), "--allow", "get_wether", "x"], "no such tool; did you mean get_weather?"),
         (["caf\udce9"], "not valid UTF-8"),
     ],
 )

@@ -11,7 +11,7 @@ from ..settings import nearest
 from ..tools.declare import SCHEMA, STARTER, check_file
 from .sanitize import sanitize
 
-_USAGE = "use glmchat tools check FILE …, or glmchat tools init [FILE]."
+_USAGE = "Use glmchat tools check FILE …, or glmchat tools init [FILE]."
 
 
 def run(words: list[str]) -> int:
@@ -24,9 +24,10 @@ def run(words: list[str]) -> int:
         case ["init", path]:
             return _init(path)
         case [name, *_] if name not in ("check", "init"):
-            raise UsageError(f"glmchat tools {name}{nearest(name, ['check', 'init']) or '?'} {_USAGE}")
+            hint = nearest(name, ["check", "init"]) or "."
+            raise UsageError(f"There is no glmchat tools {name}{hint} {_USAGE}")
         case _:
-            raise UsageError(_USAGE[0].upper() + _USAGE[1:])
+            raise UsageError(_USAGE)
 
 
 def _check(path: str) -> int:

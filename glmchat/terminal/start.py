@@ -13,7 +13,7 @@ from ..engine.base import Engine, GenerationOptions
 from ..errors import EXIT_OK, UsageError
 from ..events import LoadProgress
 from ..messages import Message
-from ..settings import Settings, default_config_path
+from ..settings import Settings, default_config_path, nearest
 from ..tools.approve import Approvals
 from ..tools.declare import load_tools
 from .sanitize import sanitize
@@ -40,6 +40,12 @@ def make_chat(settings: Settings, make_engine: Callable[[], Engine]) -> Chat:
     """A Chat as the settings say. The files that they name are read before the engine is made."""
     system = read_system(settings.system)
     tools = load_tools(settings.tools) if settings.tools else ()
+    allowed = [name.strip() for name in (settings.allow or "").split(",") if name.strip()]
+    names = [tool.name for tool in tools]
+    for name in allowed:
+        if name not in names:
+            hint = nearest(name, names) or f"; declared are: {', '.join(names) or 'none'}."
+            raise UsageError(f"--allow {name}: there is no such tool{hint}")
     return Chat(
         make_engine(),
         system=system,
@@ -47,7 +53,7 @@ def make_chat(settings: Settings, make_engine: Callable[[], Engine]) -> Chat:
         options=generation_options(settings),
         drop_oldest=settings.overflow == "drop-oldest",
         approvals=Approvals(
-            allowed=frozenset(filter(None, (settings.allow or "").split(","))),
+            allowed=frozenset(allowed),
             everything=settings.yes,
             remembered=Path(platformdirs.user_state_dir("glmchat", appauthor=False)) / "allowed-tools.json",
         ),
