@@ -23,7 +23,19 @@ class Comparison:
     @property
     def ratio(self) -> float:
         """Median over the pairs: what slows both runs of a pair cancels out."""
-        return statistics.median(a / b for a, b in zip(self.ours, self.theirs, strict=True))
+        return statistics.median(self.ratios)
+
+    @property
+    def ratios(self) -> list[float]:
+        return [a / b for a, b in zip(self.ours, self.theirs, strict=True)]
+
+    @property
+    def spread(self) -> str:
+        """Where the middle half of the pairs' ratios lies: how noisy the machine was."""
+        if len(self.ratios) < 4:
+            return ""
+        low, _, high = statistics.quantiles(self.ratios, n=4)
+        return f"{low:.2f} to {high:.2f}"
 
     @property
     def reached(self) -> bool:
@@ -48,14 +60,15 @@ def show(title: str, comparisons: Sequence[Comparison]) -> None:
     """Print one line a comparison; exit with 1 when a goal was missed."""
     table = Table(title=title)
     table.add_column("")
-    for heading in ("glmchat", "bare", "ratio", "goal", "reached"):
+    for heading in ("glmchat", "bare", "ratio", "middle half", "goal", "reached"):
         table.add_column(heading, justify="right")
     for c in comparisons:
         table.add_row(
             c.name,
             f"{statistics.median(c.ours):.4g}",
             f"{statistics.median(c.theirs):.4g}",
-            f"{c.ratio:.2f}",
+            f"{c.ratio:.3g}",
+            c.spread,
             f"{'≥' if c.more_is_better else '≤'} {c.goal:g}",
             "yes" if c.reached else "NO",
         )
