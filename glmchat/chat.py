@@ -42,7 +42,8 @@ from .events import (
 from .messages import Conversation, Message, ToolCall
 from .tools.approve import Approvals
 from .tools.calls import Repeats, run_calls
-from .tools.declare import Tool
+from .tools.declare import Declarations, Tool
+from .tools.toolbox import Toolbox
 
 if TYPE_CHECKING:
     from .glm.encode import Prompt
@@ -66,7 +67,7 @@ class Chat:
         engine: Engine,
         *,
         system: str | None = None,
-        tools: Sequence[dict[str, Any] | Tool] = (),
+        tools: Sequence[dict[str, Any] | Tool] | Toolbox = (),
         options: GenerationOptions | None = None,
         conversation: Conversation | None = None,
         drop_oldest: bool = True,
@@ -77,8 +78,8 @@ class Chat:
         self.drop_oldest = drop_oldest
         self.dropped_turns = 0
         """How many of the oldest exchanges are no longer sent."""
-        self.tools = tuple(t if isinstance(t, Tool) else Tool(t) for t in tools)
-        """Those with a `run` are run, if `approvals` allows it; of the others the calls are only told."""
+        self.toolbox = tools if isinstance(tools, Toolbox) else _fixed(tools)
+        """Tools with a `run` are run, if `approvals` allows it; of the others the calls are only told."""
         self.approvals = approvals or Approvals()
         self.max_tool_rounds = max_tool_rounds
         self.options = options or GenerationOptions()
@@ -198,12 +199,18 @@ class Chat:
         return Conversation([*system, *messages[questions[dropped] :]])
 
     @property
+    def tools(self) -> tuple[Tool, ...]:
+        """What the model may call now."""
+        return self.toolbox.active
+
+    @property
     def _declarations(self) -> tuple[dict[str, Any], ...]:
         return tuple(dict(tool.declaration) for tool in self.tools)
 
     def close(self) -> None:
-        """Close the engine."""
+        """Close the engine and end the tool servers."""
         self.engine.close()
+        self.toolbox.close()
 
     def __enter__(self) -> Chat:
         return self
@@ -253,6 +260,7 @@ class Chat:
 
     def _generate(self, cancel: threading.Event) -> Generator[Event, None, None]:
         """The engine's events; while the prompt leaves too little room, of ever fewer exchanges."""
+        yield from self.toolbox.wait(cancel.is_set)
         while True:
             turn = self.engine.generate(
                 self.visible, tools=self._declarations, options=self.options, cancel=cancel
@@ -299,6 +307,11 @@ class Chat:
             self.conversation.truncate(before)
             return message
         return self.conversation.append(message)
+
+
+def _fixed(tools: Sequence[dict[str, Any] | Tool]) -> Toolbox:
+    declared = Declarations(tuple(t if isinstance(t, Tool) else Tool(t) for t in tools))
+    return Toolbox(lambda: declared)
 
 
 def _append_question(conversation: Conversation, text: str) -> int:

@@ -133,7 +133,8 @@ def _add_setting(group: argparse._ArgumentGroup, name: str, default: Any, about:
         return
     group.add_argument(
         flag,
-        type=_argument(kind),
+        action="append" if kind is st.PATHS else "store",
+        type=_argument(st.PATH if kind is st.PATHS else kind),
         default=argparse.SUPPRESS,
         metavar="|".join(kind.choices) or about["metavar"],
         help=about["help"],
@@ -210,12 +211,16 @@ def _dispatch(settings: st.Settings, args: argparse.Namespace) -> int:
 
     load = LoadState()
     if prompt is None:
-        from .terminal import repl
+        from .terminal import repl, trusting
         from .terminal.screen import Looks
 
+        trusting.ask(settings)
         looks = Looks(unfolded=settings.show_thinking, markdown=settings.markdown == "on")
         with start.open_chat(settings, load) as chat:
             return repl.run(chat, load, lambda model: start.open_engine(settings, model, load), looks)
+    from .terminal import trusting
+
+    trusting.warn(settings)
     if args.print_prompt:
         return start.print_prompt(settings, prompt)
     with start.open_chat(settings, load) as chat:

@@ -94,6 +94,21 @@ class ToolCallBroken:
 
 
 @dataclass(frozen=True, slots=True)
+class ToolServersStarting:
+    """The turn waits for MCP servers, whose tools the model is to be told of."""
+
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ToolServerFailed:
+    """An MCP server could not be reached, so its tools are not there; `why` goes on behind its name."""
+
+    name: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class ToolStarted:
     """A call that was found well-formed and allowed is being run."""
 
@@ -197,6 +212,8 @@ Event: TypeAlias = (
     | AnswerDelta
     | ToolCallReady
     | ToolCallBroken
+    | ToolServersStarting
+    | ToolServerFailed
     | ToolStarted
     | ToolOutput
     | ToolDone

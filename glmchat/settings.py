@@ -74,6 +74,20 @@ OVERFLOW = _choice("drop-oldest", "error")
 ON_OFF = _choice("on", "off")
 PATH = Kind("a path", os.path.expanduser, lambda v: isinstance(v, str) and v != "")
 
+
+def _is_paths(value: Any) -> bool:
+    parts = [value] if isinstance(value, str) else value
+    return isinstance(parts, list | tuple) and all(isinstance(v, str) and v != "" for v in parts)
+
+
+PATHS = Kind(
+    "a path or a list of them",
+    lambda text: tuple(os.path.expanduser(part) for part in text.split(os.pathsep) if part),
+    _is_paths,
+)
+"""In a variable they stand as in PATH; the flag takes one and is repeated."""
+NONE = "none"
+
 MODEL, ANSWER, SHOWN = "model", "answer", "what is shown"
 
 
@@ -104,7 +118,9 @@ class Settings:
 
     think: bool = _setting(True, SWITCH, ANSWER, "let the model think before it answers (default)")
     system: str | None = _setting(None, TEXT, ANSWER, "system message, or @FILE that holds it", "TEXT")
-    tools: str | None = _setting(None, PATH, ANSWER, "JSON tool declarations, and how each is run", "FILE")
+    tools: tuple[str, ...] = _setting(
+        (), PATHS, ANSWER, "tool declarations, more than once if you like; none: no others", "FILE"
+    )
     yes: bool = _setting(False, SWITCH, ANSWER, "run every tool without asking")
     allow: str | None = _setting(
         None, TEXT, ANSWER, "run these tools without asking, names with commas between", "NAMES"
@@ -191,6 +207,9 @@ def _from_file(path: Path, *, must_exist: bool) -> dict[str, Any]:
             raise UsageError(f"{path}: {key} {e}.") from None
         if known[key] is PATH:
             values[key] = _beside(path, values[key])
+        elif known[key] is PATHS:
+            names = [value] if isinstance(value, str) else value
+            values[key] = tuple(name if name == NONE else _beside(path, name) for name in names)
         elif key == "system" and value.startswith("@"):
             values[key] = "@" + _beside(path, value[1:])
     return values

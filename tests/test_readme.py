@@ -13,7 +13,7 @@ import pytest
 from glmchat import errors
 from glmchat.cli import build_parser
 from glmchat.terminal.commands import COMMANDS, KEYS
-from glmchat.tools.declare import check_file
+from glmchat.tools.reading import check_declarations
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -69,8 +69,8 @@ def test_examples_are_understood(words: list[str]) -> None:
 def test_the_declaration_is_sound(tmp_path: Path) -> None:
     (text,) = blocks("json")
     (tmp_path / "tools.json").write_text(text)
-    tools, faults = check_file(str(tmp_path / "tools.json"))
-    assert (len(tools), faults) == (1, ())
+    declared, faults = check_declarations(str(tmp_path / "tools.json"))
+    assert (len(declared.tools), len(declared.servers), faults) == (2, 2, ())
 
 
 def test_make_targets_and_modules_exist() -> None:

@@ -43,7 +43,7 @@ def test_every_setting_can_stand_in_the_environment(tmp_path: Path) -> None:
         text = kind.choices[-1] if kind.choices else text
         settings = load_settings({}, {f"GLMCHAT_{entry.name.upper()}": text}, config)
         value = getattr(settings, entry.name)
-        assert value in (0.5, 3, True, text)
+        assert value in (0.5, 3, True, text, (text,))
 
 
 def test_tokens_are_taken_from_hf_token_and_not_shown(tmp_path: Path) -> None:
@@ -110,7 +110,9 @@ def test_paths_in_the_config_are_relative_to_it(tmp_path: Path) -> None:
     settings = load_settings(
         {}, {}, write(tmp_path, 'tools = "tools.json"\noffload_dir = "/abs"\nsystem = "@s.txt"')
     )
-    assert settings.tools == str(tmp_path / "tools.json")
+    assert settings.tools == (str(tmp_path / "tools.json"),)
+    several = load_settings({}, {}, write(tmp_path, 'tools = ["a.json", "none"]'))
+    assert several.tools == (str(tmp_path / "a.json"), "none")
     assert settings.offload_dir == "/abs"
     assert settings.system == f"@{tmp_path / 's.txt'}"
 

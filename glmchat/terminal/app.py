@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, replace
+from datetime import datetime
 from queue import SimpleQueue
 
 from prompt_toolkit.formatted_text import StyleAndTextTuples
@@ -23,7 +24,7 @@ from prompt_toolkit.formatted_text import StyleAndTextTuples
 from ..chat import Chat
 from ..engine.base import Engine, ModelInfo
 from ..errors import EXIT_OK, GlmChatError
-from ..events import Event, LoadProgress, TurnDone
+from ..events import Event, LoadProgress, ToolDone, TurnDone
 from ..tools.approve import Answer as ApprovalAnswer
 from ..tools.approve import No, Request, Yes
 from . import tty
@@ -78,6 +79,7 @@ class App:
     def __init__(self, chat: Chat, load: LoadState, open_engine: OpenEngine, looks: Looks) -> None:
         self.chat = chat
         self.turns: list[TurnDone] = []
+        self.calls: list[tuple[datetime, ToolDone]] = []
         self.queued: list[str] = []
         self.running: str | None = None
         """The message that is being answered, files and all."""
@@ -402,6 +404,8 @@ class App:
                 case _:
                     if isinstance(item, TurnDone):
                         self.turns.append(item)
+                    elif isinstance(item, ToolDone):
+                        self.calls.append((datetime.now(), item))
                     self._screen.feed(item)
 
     def _on_resize(self) -> None:

@@ -5,17 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Protocol
 
 from ..chat import Chat
 from ..engine.base import ModelInfo
 from ..errors import GlmChatError, UsageError
-from ..events import TurnDone
-from ..settings import nearest
+from ..events import ToolDone, TurnDone
+from ..settings import default_config_path, nearest
 from .attach import attach, read_block
 from .clipboard import code_blocks, copy
 from .params import PARAMETERS, describe_parameters, set_parameter
-from .wording import bar, count, first_line, size_text, stats_text
+from .wording import bar, call_text, count, first_line, outcome_text, size_text, stats_text
 
 
 class Host(Protocol):
@@ -24,6 +25,8 @@ class Host(Protocol):
     chat: Chat
     turns: list[TurnDone]
     """What was answered since the program started, the newest last."""
+    calls: list[tuple[datetime, ToolDone]]
+    """What came of each call, and when."""
 
     @property
     def info(self) -> ModelInfo | None:
@@ -106,15 +109,41 @@ def _think(host: Host, argument: str) -> None:
 
 
 def _tools(host: Host, argument: str) -> None:
-    if not host.chat.tools:
-        return host.say("No tools. Declare some in a JSON file and start with --tools FILE.")
+    toolbox = host.chat.toolbox
+    match argument.split():
+        case []:
+            return host.say(_tools_text(host.chat))
+        case ["on" | "off" as state, *names] if names:
+            for name in names:
+                toolbox.switch(name, state == "on")
+            return host.say(f"{', '.join(names)}: {state}.")
+        case ["reload"]:
+            toolbox.reload()
+            return host.say(f"{count(len(toolbox.tools), 'tool')}, read anew.")
+        case ["log"]:
+            lines = [f"{at:%H:%M:%S}  {call_text(d.call)} {outcome_text(d)}" for at, d in host.calls]
+            return host.say("\n".join(lines) or "No tool was called yet.")
+    return host.say(f"/tools takes on NAME, off NAME, reload or log, not {argument!r}.")
+
+
+def _tools_text(chat: Chat) -> str:
+    """A line a tool: what it takes, what happens to its calls, where it comes from, what it is for."""
+    if not chat.toolbox.tools:
+        return (
+            "No tools. glmchat tools init writes some to begin with; glmchat --tools FILE brings them, or "
+            f"{default_config_path().parent / 'tools.json'} always."
+        )
     rows = []
-    for tool in host.chat.tools:
+    for tool in chat.toolbox.tools:
         names = ", ".join(tool.parameters.get("properties") or {})
+        state = "off" if tool.name in chat.toolbox.off else chat.approvals.state(tool)
         about = (tool.description.strip().splitlines() or [""])[0]
-        rows.append((f"{tool.name}({names})", host.chat.approvals.state(tool), about))
-    wide, state = (max(len(row[at]) for row in rows) for at in (0, 1))
-    return host.say("\n".join(f"{a:<{wide}}  {b:<{state}}  {c}".rstrip() for a, b, c in rows))
+        rows.append((f"{tool.name}({names})", state, tool.source, about))
+    widths = [max(len(row[at]) for row in rows) for at in range(3)]
+    return "\n".join(
+        "  ".join([*(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=False)), row[3]]).rstrip()
+        for row in rows
+    )
 
 
 def _model(host: Host, argument: str) -> None:
@@ -245,7 +274,13 @@ COMMANDS = (
         _think,
         ("on", "off", "show", "hide"),
     ),
-    Command("/tools", "", "list the tools the model may call", _tools),
+    Command(
+        "/tools",
+        "[on|off NAME|reload|log]",
+        "list the tools; switch one; read the files anew; what was called",
+        _tools,
+        ("on", "off", "reload", "log"),
+    ),
     Command(
         "/model", "[NAME]", "show the model, or load another; the conversation stays", _model, waits=True
     ),

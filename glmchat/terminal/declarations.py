@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..errors import EXIT_OK, EXIT_USAGE, UsageError
 from ..settings import nearest
-from ..tools.declare import SCHEMA, STARTER, check_file
+from ..tools.reading import SCHEMA, STARTER, check_declarations
 from .sanitize import sanitize
 
 _USAGE = "Use glmchat tools check FILE …, or glmchat tools init [FILE]."
@@ -32,12 +32,13 @@ def run(words: list[str]) -> int:
 
 def _check(path: str) -> int:
     """One line a fault, or one that says what the file declares."""
-    tools, faults = check_file(path)
+    declared, faults = check_declarations(path)
     for fault in faults:
         print(sanitize(f"{path}: {fault}"))
     if not faults:
-        names = ", ".join(tool.name if tool.run else f"{tool.name} (shown only)" for tool in tools)
-        print(sanitize(f"{path}: {names or 'no tools'}"))
+        names = [tool.name if tool.run else f"{tool.name} (shown only)" for tool in declared.tools]
+        names += [f"{server.name} (MCP server)" for server in declared.servers]
+        print(sanitize(f"{path}: {', '.join(names) or 'no tools'}"))
     return EXIT_USAGE if faults else EXIT_OK
 
 

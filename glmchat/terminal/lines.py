@@ -6,11 +6,12 @@ import json
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
+from datetime import datetime
 
 from ..chat import Chat
 from ..engine.base import Engine, ModelInfo
 from ..errors import EXIT_OK, GlmChatError
-from ..events import TurnDone
+from ..events import ToolDone, TurnDone
 from ..tools.approve import Answer, No, Request, Yes
 from .approval import CHOICES, read_answer, read_arguments
 from .attach import attach, not_attached
@@ -28,6 +29,7 @@ class Lines:
     def __init__(self, chat: Chat, open_engine: Callable[[str], Engine], looks: Looks) -> None:
         self.chat = chat
         self.turns: list[TurnDone] = []
+        self.calls: list[tuple[datetime, ToolDone]] = []
         self._open_engine = open_engine
         self._screen = Screen(make_console(), looks)
         self._leaving = False
@@ -86,6 +88,8 @@ class Lines:
                     self._print()
                     if isinstance(event, TurnDone):
                         self.turns.append(event)
+                    elif isinstance(event, ToolDone):
+                        self.calls.append((datetime.now(), event))
         except KeyboardInterrupt:
             self._print(Note("stopped", "warning"))
         except GlmChatError as e:

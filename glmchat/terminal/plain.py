@@ -22,13 +22,14 @@ from ..events import (
     ThinkingDone,
     ToolCallBroken,
     ToolDone,
+    ToolServerFailed,
     ToolStarted,
     TurnDone,
 )
 from ..messages import ToolCall
 from .interrupt import stops_on_ctrl_c
 from .sanitize import Sanitizer, sanitize
-from .wording import call_text, stopped_text
+from .wording import call_text, server_text, stopped_text
 
 EXIT_CODES: dict[FinishReason, int] = {
     "stop": EXIT_OK,
@@ -114,6 +115,8 @@ class _Notes:
                 sys.stderr.write(self._plain)
             case ThinkingDone() if self._thinking:
                 self._thinking.finish()
+            case ToolServerFailed():
+                self.line(f"glmchat: {server_text(event)}")
             case ToolStarted(call):
                 self.line(f"glmchat: runs {call_text(call)}")
             case ToolDone(ok=False):

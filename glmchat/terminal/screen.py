@@ -18,7 +18,19 @@ from rich.text import Text
 
 from ..events import Event
 from .markdown import AnswerMarkdown, blocks, newest
-from .transcript import Answer, Call, Entry, Note, Reading, Running, Said, Thinking, Thought, Transcript
+from .transcript import (
+    Answer,
+    Call,
+    Entry,
+    Note,
+    Reading,
+    Running,
+    Said,
+    Starting,
+    Thinking,
+    Thought,
+    Transcript,
+)
 from .wording import count
 
 REDRAW_S = 1 / 30
@@ -148,7 +160,7 @@ class Screen:
     @property
     def spins(self) -> bool:
         """Something is shown that turns with the time."""
-        return isinstance(self.transcript.open, Reading | Thinking | Running)
+        return isinstance(self.transcript.open, Starting | Reading | Thinking | Running)
 
     def drawn(self, cpu_s: float) -> None:
         """A frame was drawn, which took so much of the CPU's time."""
@@ -248,8 +260,10 @@ class Screen:
         return sum(max(1, -(-width // columns)) for width in widths)
 
 
-def working_text(entry: Reading | Thinking) -> str:
-    """What the model does before there is an answer."""
+def working_text(entry: Starting | Reading | Thinking) -> str:
+    """What is being done before there is an answer."""
+    if isinstance(entry, Starting):
+        return f"Waiting for MCP: {', '.join(entry.names)}"
     if isinstance(entry, Reading):
         return f"Reading the prompt: {entry.done:,} of {entry.total:,} tokens"
     return f"Thinking · {count(entry.tokens, 'token')}" if entry.tokens else "Thinking"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import platformdirs
@@ -11,12 +12,16 @@ import platformdirs
 from ..chat import Chat
 from ..engine.base import Engine, GenerationOptions
 from ..errors import EXIT_OK, UsageError
-from ..events import LoadProgress
+from ..events import LoadProgress, ToolServerFailed
 from ..messages import Message
-from ..settings import Settings, default_config_path, nearest
+from ..settings import NONE, Settings, default_config_path, nearest
 from ..tools.approve import Approvals
-from ..tools.declare import load_tools
+from ..tools.declare import Declarations, Server, Tool
+from ..tools.reading import clashes, read_declarations, read_text
+from ..tools.toolbox import Toolbox
+from ..tools.trust import Trust
 from .sanitize import sanitize
+from .wording import server_text
 
 DEMO = "demo"
 """What answers when no model was ever chosen."""
@@ -39,23 +44,24 @@ def open_chat(settings: Settings, on_progress: Callable[[LoadProgress], None] | 
 def make_chat(settings: Settings, make_engine: Callable[[], Engine]) -> Chat:
     """A Chat as the settings say. The files that they name are read before the engine is made."""
     system = read_system(settings.system)
-    tools = load_tools(settings.tools) if settings.tools else ()
     allowed = [name.strip() for name in (settings.allow or "").split(",") if name.strip()]
-    names = [tool.name for tool in tools]
+    declared = declarations(settings)
+    names = [tool.name for tool in declared.tools]
+    prefixes = tuple(f"{server.name}." for server in declared.servers)
     for name in allowed:
-        if name not in names:
+        if name not in names and not name.startswith(prefixes):
             hint = nearest(name, names) or f"; declared are: {', '.join(names) or 'none'}."
             raise UsageError(f"--allow {name}: there is no such tool{hint}")
     return Chat(
         make_engine(),
         system=system,
-        tools=tools,
+        tools=Toolbox(lambda: declarations(settings)),
         options=generation_options(settings),
         drop_oldest=settings.overflow == "drop-oldest",
         approvals=Approvals(
             allowed=frozenset(allowed),
             everything=settings.yes,
-            remembered=Path(platformdirs.user_state_dir("glmchat", appauthor=False)) / "allowed-tools.json",
+            remembered=state_folder() / "allowed-tools.json",
         ),
         max_tool_rounds=settings.max_tool_rounds,
     )
@@ -92,7 +98,7 @@ def print_prompt(settings: Settings, prompt: str) -> int:
     from ..glm.encode import PromptEncoder
 
     system = read_system(settings.system)
-    tools = load_tools(settings.tools) if settings.tools else ()
+    toolbox = Toolbox(lambda: declarations(settings))
     checkpoint = resolve(
         settings.model or DEMO,
         revision=settings.revision,
@@ -103,10 +109,60 @@ def print_prompt(settings: Settings, prompt: str) -> int:
     encoder = PromptEncoder(checkpoint.tokenizer, choose_template(checkpoint, settings.chat_template))
     messages = [Message("system", system)] if system is not None else []
     messages.append(Message("user", prompt))
-    declarations = [dict(tool.declaration) for tool in tools]
-    text = encoder.encode(messages, declarations, enable_thinking=settings.think).text
+    with closing(toolbox):
+        for event in toolbox.wait(lambda: False):
+            if isinstance(event, ToolServerFailed):
+                print(sanitize(f"glmchat: {server_text(event)}"), file=sys.stderr)
+        told = [dict(tool.declaration) for tool in toolbox.active]
+    text = encoder.encode(messages, told, enable_thinking=settings.think).text
     sys.stdout.write(sanitize(text) + "\n" if sys.stdout.isatty() else text)
     return EXIT_OK
+
+
+def project_file() -> Path:
+    """Where a project declares its tools: in the folder that glmchat is started in."""
+    return Path(".glmchat") / "tools.json"
+
+
+def state_folder() -> Path:
+    """Where what a person decided is remembered."""
+    return Path(platformdirs.user_state_dir("glmchat", appauthor=False))
+
+
+def declarations(settings: Settings) -> Declarations:
+    """The tools of the named files, of the project if it is trusted, and of the person's own config folder.
+
+    Of a name that stands in several, the first counts. Raises UsageError.
+    """
+    named = {path: read_declarations(path) for path in settings.tools if path != NONE}
+    if clash := clashes(named):
+        raise UsageError(clash)
+    levels = list(named.values())
+    if NONE not in settings.tools:
+        if text := trusted_text():
+            levels.append(read_declarations(str(project_file()), text))
+        own = default_config_path().parent / "tools.json"
+        if own.is_file():
+            levels.append(read_declarations(str(own)))
+    tools: dict[str, Tool] = {}
+    servers: dict[str, Server] = {}
+    for level in levels:
+        tools = {**{tool.name: tool for tool in level.tools}, **tools}
+        servers = {**{server.name: server for server in level.servers}, **servers}
+    return Declarations(tuple(tools.values()), tuple(servers.values()))
+
+
+def trusted_text() -> str:
+    """What the project declares, if it was trusted as it stands; else ""."""
+    path = project_file()
+    if not path.is_file():
+        return ""
+    text = read_text(str(path))
+    return text if trust().has(path, text) else ""
+
+
+def trust() -> Trust:
+    return Trust(state_folder() / "trusted-files.json")
 
 
 def generation_options(settings: Settings) -> GenerationOptions:

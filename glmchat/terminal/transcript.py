@@ -21,6 +21,8 @@ from ..events import (
     ToolCallReady,
     ToolDone,
     ToolOutput,
+    ToolServerFailed,
+    ToolServersStarting,
     ToolStarted,
     TurnDone,
     TurnsDropped,
@@ -34,6 +36,7 @@ from .wording import (
     dropped_text,
     outcome_text,
     result_text,
+    server_text,
     stats_text,
     stopped_text,
     thought_text,
@@ -83,6 +86,13 @@ class Running:
 
 
 @dataclass(frozen=True, slots=True)
+class Starting:
+    """MCP servers that the turn waits for."""
+
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """Markdown source of one block of the answer, or of what is open of it."""
 
@@ -106,7 +116,7 @@ class Said:
 
 Entry: TypeAlias = Thought | Call | Answer | Note | Said
 """What is final."""
-Open: TypeAlias = Reading | Thinking | Running | Answer
+Open: TypeAlias = Starting | Reading | Thinking | Running | Answer
 """What may still change."""
 
 
@@ -133,7 +143,7 @@ class Transcript:
     def __init__(self) -> None:
         self._thought: list[str] = []
         self._thinking: Thinking | None = None
-        self._reading: Reading | None = None
+        self._reading: Starting | Reading | None = None
         self._calls: list[_Waiting] = []
         self._clean = Sanitizer()
         self._blocks = BlockSplitter()
@@ -150,6 +160,10 @@ class Transcript:
 
     def feed(self, event: Event) -> list[Entry]:
         match event:
+            case ToolServersStarting(names):
+                self._reading = Starting(names)
+            case ToolServerFailed():
+                return [Note(sanitize(server_text(event)), "warning")]
             case PromptReady(prompt_tokens, cached_tokens):
                 self._reading = Reading(cached_tokens, prompt_tokens)
             case PrefillProgress(done, total):

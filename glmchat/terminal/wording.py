@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import shlex
 import textwrap
+from pathlib import Path
 
-from ..events import FinishReason, ThinkingDone, ToolDone, TurnDone
+from ..events import FinishReason, ThinkingDone, ToolDone, ToolServerFailed, TurnDone
 from ..messages import ToolCall
 from ..tools.approve import Request
+from ..tools.declare import Remote, Run
 
 
 def call_text(call: ToolCall) -> str:
@@ -27,16 +29,35 @@ def arguments_text(call: ToolCall) -> str:
 
 
 def request_text(request: Request) -> str:
-    """A call that waits for approval, whole: every argument, and the exact argument vector."""
+    """A call that waits for approval, whole: every argument, and what exactly would be run."""
     arguments = arguments_text(request.call) or "(no arguments)"
-    body = f"{arguments}\n$ {shlex.join(request.words)}"
+    body = f"{arguments}\n{_run_text(request)}"
     return f"⚙ {request.tool.name}\n{textwrap.indent(body, '  ')}"
+
+
+def _run_text(request: Request) -> str:
+    match request.tool.run:
+        case Remote(server, tool):
+            where = server.url or shlex.join(server.command)
+            return f"→ {tool} of the MCP server {server.name}, {where}"
+        case Run(builtin="http_get", private=private):
+            return f"→ built into glmchat{', private addresses allowed' if private else ''}"
+        case Run(builtin=name, roots=roots) if name not in ("", "run_command"):
+            takes_path = "path" in request.tool.parameters["properties"]
+            within = ", ".join(str(root) for root in roots or (Path.cwd(),))
+            return "→ built into glmchat" + f", within {within}" * takes_path
+    return f"$ {shlex.join(request.words)}"
 
 
 def outcome_text(done: ToolDone) -> str:
     """`✓ 0.4 s`, `✗ exit code 2 · 0.4 s`, `✗ not allowed`."""
     took = f"{done.seconds:.1f} s" if done.seconds else ""
     return " ".join(("✓" if done.ok else "✗", " · ".join(filter(None, (done.note, took))))).strip()
+
+
+def server_text(failed: ToolServerFailed) -> str:
+    """That an MCP server is not there, and why."""
+    return f"The MCP server {failed.name} {failed.why}. Its tools are left out."
 
 
 def result_text(done: ToolDone) -> str:

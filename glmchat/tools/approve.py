@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Iterable
@@ -10,18 +11,20 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from ..messages import ToolCall
-from .declare import Tool
+from .declare import Remote, Run, Tool
+from .state import add_state, read_state
 
 Remember: TypeAlias = Literal["once", "session", "always"]
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A call that waits for a word. `words` is the exact argument vector that would be run."""
+    """A call that waits for a word. `words` is the exact argument vector that would be run; a call to an MCP
+    server has none."""
 
     tool: Tool
     call: ToolCall
-    words: tuple[str, ...]
+    words: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +52,8 @@ class Approvals:
 
     `allowed` are the names of tools that run without being asked for, `everything` allows all of them.
     `remembered` is the file that keeps what was allowed for always, by a digest of what would be run: a
-    declaration that was changed is asked for again.
+    declaration that was changed is asked for again. Of run_command, which could run anything, it is the very
+    command that is remembered.
     """
 
     ask: Ask | None = None
@@ -64,57 +68,51 @@ class Approvals:
             return "shown only"
         if tool.run.approve == "never":
             return "never runs"
-        return "runs" if self._is_allowed(tool) else "asks first"
+        return "runs" if self._is_allowed(tool, _digest(Request(tool, ToolCall(tool.name)))) else "asks first"
 
     def decide(self, request: Request) -> Answer:
         """The answer, which is remembered as far as it says so."""
         tool = request.tool
         if tool.run is None or tool.run.approve == "never":
             return No("the tool's declaration forbids to run it")
-        if self._is_allowed(tool):
+        key = _digest(request)
+        if self._is_allowed(tool, key):
             return Yes()
         if self.ask is None:
             return No("nobody is there to allow it")
         answer = self.ask(request)
         if isinstance(answer, Yes) and answer.remember != "once":
-            self._session.add(_digest(tool))
+            self._session.add(key)
             if answer.remember == "always":
-                self._keep(tool)
+                self._keep(key, tool.name)
         return answer
 
-    def _is_allowed(self, tool: Tool) -> bool:
+    def _is_allowed(self, tool: Tool, key: str) -> bool:
         assert tool.run is not None
         return (
             tool.run.approve == "always"
             or self.everything
             or tool.name in self.allowed
-            or _digest(tool) in self._session
-            or _digest(tool) in self._kept()
+            or key in self._session
+            or key in self._kept()
         )
 
     def _kept(self) -> dict[str, str]:
         """Digests with the tools' names, for who looks into the file."""
-        if self.remembered is None:
-            return {}
-        try:
-            value = json.loads(self.remembered.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {}
-        return value if isinstance(value, dict) else {}
+        return read_state(self.remembered) if self.remembered is not None else {}
 
-    def _keep(self, tool: Tool) -> None:
-        if self.remembered is None:
-            return
-        kept = {**self._kept(), _digest(tool): tool.name}
-        try:
-            self.remembered.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self.remembered.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
-            self.remembered.chmod(0o600)
-        except OSError:
-            return  # it is allowed for this session all the same
+    def _keep(self, key: str, name: str) -> None:
+        if self.remembered is not None:
+            with contextlib.suppress(OSError):  # it is allowed for this session all the same
+                add_state(self.remembered, key, name)
 
 
-def _digest(tool: Tool) -> str:
-    """Of the declaration and of all that says what is run."""
-    text = json.dumps([tool.declaration, repr(tool.run)], sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()
+def _digest(request: Request) -> str:
+    """Of the declaration and of all that says what is run, and where, if that is not in it."""
+    run = request.tool.run
+    parts: list[Any] = [request.tool.declaration, repr(run)]
+    if isinstance(run, Run) and run.builtin:
+        parts += [str(Path.cwd()), *(request.words if run.builtin == "run_command" else ())]
+    if isinstance(run, Remote):  # what may hold secrets is not in its repr
+        parts += [dict(run.server.env), dict(run.server.headers)]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()

@@ -15,8 +15,9 @@ from ..messages import ToolCall
 from .approve import Approvals, No, Request
 from .argv import Refused
 from .check import argument_faults
-from .declare import Run, Tool
-from .run import Outcome, command_of, run_call
+from .declare import Cancelled, Remote, Run, Tool
+from .output import Outcome
+from .run import command_of, run_call
 
 Event: TypeAlias = ToolStarted | ToolOutput | ToolDone
 
@@ -47,7 +48,7 @@ def run_calls(
     """Ask for each call in turn, then run those that were allowed. A ToolDone comes for every call, unless
     `cancel` is set before it was asked for."""
     known = {tool.name: tool for tool in tools}
-    ready: list[tuple[ToolCall, Tool, Run]] = []
+    ready: list[tuple[ToolCall, Tool, Run | Remote]] = []
     for call in calls:
         if cancel.is_set():
             return
@@ -64,7 +65,7 @@ def run_calls(
     yield from _side_by_side(ready, cancel)
 
 
-def _allowed(call: ToolCall, tool: Tool, run: Run, approvals: Approvals) -> ToolCall | ToolDone:
+def _allowed(call: ToolCall, tool: Tool, run: Run | Remote, approvals: Approvals) -> ToolCall | ToolDone:
     """The call as it is to be run, or why it is not."""
     words = _checked(call, tool, run)
     if isinstance(words, ToolDone):
@@ -80,10 +81,13 @@ def _allowed(call: ToolCall, tool: Tool, run: Run, approvals: Approvals) -> Tool
     return refused if isinstance(refused, ToolDone) else changed
 
 
-def _checked(call: ToolCall, tool: Tool, run: Run) -> tuple[str, ...] | ToolDone:
-    """The argument vector; or why the arguments are not what the tool declares, or cannot be run."""
+def _checked(call: ToolCall, tool: Tool, run: Run | Remote) -> tuple[str, ...] | ToolDone:
+    """The argument vector, where there is one; or why the arguments are not what the tool declares, or cannot
+    be run."""
     if faults := argument_faults(tool, call.arguments):
         return _not_run(call, f"The arguments are not what {tool.name} takes: {faults}.", "bad arguments")
+    if isinstance(run, Remote):
+        return ()
     try:
         return tuple(command_of(tool, run, call.arguments))
     except Refused as e:
@@ -94,7 +98,9 @@ def _not_run(call: ToolCall, text: str, note: str) -> ToolDone:
     return ToolDone(call, text, ok=False, note=note)
 
 
-def _side_by_side(ready: list[tuple[ToolCall, Tool, Run]], cancel: threading.Event) -> Iterator[Event]:
+def _side_by_side(
+    ready: list[tuple[ToolCall, Tool, Run | Remote]], cancel: threading.Event
+) -> Iterator[Event]:
     events: SimpleQueue[Event] = SimpleQueue()
     ended = threading.Event()  # whoever reads has gone
     threads = []
@@ -118,17 +124,20 @@ def _side_by_side(ready: list[tuple[ToolCall, Tool, Run]], cancel: threading.Eve
 
 
 def _worker(
-    call: ToolCall, tool: Tool, run: Run, put: Callable[[Event], None], cancelled: Callable[[], bool]
+    call: ToolCall, tool: Tool, run: Run | Remote, put: Callable[[Event], None], cancelled: Cancelled
 ) -> Callable[[], None]:
     def work() -> None:
         try:
-            outcome = run_call(
-                tool,
-                run,
-                call.arguments,
-                cancelled=cancelled,
-                on_line=lambda line: put(ToolOutput(call.id, line)),
-            )
+            if isinstance(run, Remote):
+                outcome = run.call(run.tool, call.arguments, cancelled)
+            else:
+                outcome = run_call(
+                    tool,
+                    run,
+                    call.arguments,
+                    cancelled=cancelled,
+                    on_line=lambda line: put(ToolOutput(call.id, line)),
+                )
         except Exception as e:  # nobody else would hear of it, and the reader would wait for ever
             outcome = Outcome(f"The tool could not be run: {e}", ok=False, note="not run")
         put(ToolDone(call, outcome.text, outcome.ok, outcome.note, outcome.seconds))

@@ -11,45 +11,44 @@ import sys
 import threading
 import time
 import uuid
-from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from . import builtin
 from .argv import Refused, argument_vector
-from .declare import Run, Tool
+from .builtin import command
+from .declare import Cancelled, Run, Tool
+from .output import Kept, OnLine, Outcome
+from .sandbox import sandboxed
 
 ENVIRONMENT = ("PATH", "HOME", "LANG", "TERM", "TZ")
 """What a tool sees of the environment, unless it declares more: no tokens, no keys."""
 
+MARK = "GLMCHAT_CALL"
+"""In the environment of each tool's processes; by it strays are found."""
+
 _CHILD = Path(__file__).with_name("child.py")
-_MARK = "GLMCHAT_CALL"  # in the environment of each tool's processes, by which strays are found
+_BUILTIN = Path(builtin.__file__).with_name("__main__.py")
 _GRACE_S = 0.5
 _POLL_S = 0.02
-_TELL_S = 0.1
-_CHUNK = 65536
-_LONGEST_LINE = 500
-
-OnLine = Callable[[str], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What came of a call: the text that the model reads, and for people whether it went well, and how."""
-
-    text: str
-    ok: bool
-    note: str = ""
-    """`exit code 2`, `timed out after 30 s`; "" when all went well."""
-    seconds: float = 0.0
 
 
 def command_of(tool: Tool, run: Run, arguments: dict[str, Any]) -> list[str]:
     """The exact argument vector, to be shown and to be run. Raises Refused."""
-    if run.python:
-        return [sys.executable, str(_CHILD), run.python, str(run.folder or Path.cwd())]
-    return argument_vector(tool, run, arguments)
+    folder = run.cwd or Path.cwd()
+    roots = run.roots or (folder,)
+    if run.builtin:
+        builtin.check(run.builtin, arguments, roots)
+    if run.builtin == "run_command":
+        words, folder = command.words(arguments["command"]), roots[0]
+    elif run.builtin:
+        config = {"roots": [str(r) for r in roots], "private": run.private, "max_output": run.max_output}
+        words = [sys.executable, "-I", str(_BUILTIN), run.builtin, json.dumps(config)]
+    elif run.python:
+        words = [sys.executable, str(_CHILD), run.python, str(run.folder or folder)]
+    else:
+        words = argument_vector(tool, run, arguments)
+    return sandboxed(words, folder) if run.sandbox else words
 
 
 def run_call(
@@ -57,7 +56,7 @@ def run_call(
     run: Run,
     arguments: dict[str, Any],
     *,
-    cancelled: Callable[[], bool] = lambda: False,
+    cancelled: Cancelled = lambda: False,
     on_line: OnLine = lambda line: None,
 ) -> Outcome:
     """Run and wait. `on_line` gets the newest line of output now and then, from another thread.
@@ -67,7 +66,7 @@ def run_call(
     started = time.monotonic()
     try:
         words = command_of(tool, run, arguments)
-        with_json = run.stdin_json or run.python
+        with_json = run.stdin_json or run.python or (run.builtin and run.builtin != "run_command")
         data = json.dumps(arguments).encode() if with_json else None
     except Refused as e:
         return Outcome(f"The call was not run: {e}.", ok=False, note="refused")
@@ -79,8 +78,8 @@ def run_call(
             stdin=subprocess.DEVNULL if data is None else subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            cwd=run.cwd,
-            env={**env, _MARK: mark},
+            cwd=run.roots[0] if run.builtin and run.roots else run.cwd,
+            env={**env, MARK: mark},
             start_new_session=True,
         )
     except (OSError, ValueError) as e:
@@ -88,7 +87,7 @@ def run_call(
         return Outcome(f"The tool could not be started: {words[0]}: {reason}.", ok=False, note="not started")
     assert process.stdout is not None
     assert process.stderr is not None
-    out, err = _Kept(process.stdout, run.max_output, on_line), _Kept(process.stderr, run.max_output, on_line)
+    out, err = Kept(process.stdout, run.max_output, on_line), Kept(process.stderr, run.max_output, on_line)
     if data is not None:
         assert process.stdin is not None
         threading.Thread(target=_feed, args=(process.stdin, data), daemon=True).start()
@@ -120,62 +119,6 @@ def _outcome(code: int, out: str, err: str, why: str, seconds: float) -> Outcome
     return Outcome(json.dumps(told, ensure_ascii=False), ok=not note, note=note, seconds=seconds)
 
 
-class _Kept:
-    """Reads a pipe to its end in a thread and keeps its beginning and its end, so that memory stays flat."""
-
-    def __init__(self, pipe: IO[bytes], most: int, on_line: OnLine) -> None:
-        self._pipe = pipe
-        self._room = most // 2
-        self._head = bytearray()
-        self._tail: deque[bytes] = deque()
-        self._tail_size = 0
-        self._total = 0
-        self._on_line = on_line
-        self._told = 0.0
-        self._thread = threading.Thread(target=self._read, daemon=True)
-        self._thread.start()
-
-    def wait(self, seconds: float) -> None:
-        self._thread.join(seconds)
-
-    def close(self, seconds: float) -> None:
-        """Wait for the end; a pipe that somebody else still holds is left to its thread."""
-        self._thread.join(seconds)
-        if not self._thread.is_alive():
-            self._pipe.close()
-
-    def text(self) -> str:
-        head, tail = bytes(self._head), b"".join(self._tail)[-self._room :]
-        cut = self._total - len(head) - len(tail)
-        if cut <= 0:
-            return (head + tail).decode(errors="replace")
-        between = f"\n[{cut:,} bytes are left out here]\n"
-        return head.decode(errors="ignore") + between + tail.decode(errors="ignore")
-
-    def _read(self) -> None:
-        fd = self._pipe.fileno()
-        with contextlib.suppress(OSError, ValueError):
-            while chunk := os.read(fd, _CHUNK):
-                self._total += len(chunk)
-                now = time.monotonic()
-                if now - self._told < _TELL_S:
-                    pass
-                elif lines := chunk[-_LONGEST_LINE:].decode(errors="replace").strip().splitlines():
-                    self._told = now
-                    self._on_line(lines[-1])
-                room = self._room - len(self._head)
-                self._head += chunk[:room]
-                self._keep(chunk[room:])
-
-    def _keep(self, chunk: bytes) -> None:
-        if not chunk:
-            return
-        self._tail.append(chunk)
-        self._tail_size += len(chunk)
-        while self._tail_size - len(self._tail[0]) >= self._room:
-            self._tail_size -= len(self._tail.popleft())
-
-
 def _feed(pipe: IO[bytes], data: bytes) -> None:
     """Write all of it, or as much as the process wants."""
     with contextlib.suppress(OSError, ValueError):
@@ -191,10 +134,15 @@ def _end(process: subprocess.Popen[bytes], mark: str, *, gently: bool) -> None:
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(_GRACE_S)
     _signal_group(process.pid, signal.SIGKILL)
+    end_strays(mark)
+    process.wait()
+
+
+def end_strays(mark: str) -> None:
+    """End every process that has the mark in its environment, however far it went from who started it."""
     for pid in _marked(mark):
         with contextlib.suppress(OSError):
             os.kill(pid, signal.SIGKILL)
-    process.wait()
 
 
 def _signal_group(group: int, number: int) -> None:
@@ -203,8 +151,8 @@ def _signal_group(group: int, number: int) -> None:
 
 
 def _marked(mark: str) -> list[int]:
-    """The processes that were started by this call, however far they went (where there is a /proc)."""
-    wanted = f"{_MARK}={mark}".encode()
+    """The processes with this mark (where there is a /proc)."""
+    wanted = f"{MARK}={mark}".encode()
     found = []
     for entry in Path("/proc").glob("[0-9]*/environ"):
         with contextlib.suppress(OSError):

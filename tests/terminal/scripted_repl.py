@@ -16,7 +16,8 @@ from glmchat.events import LoadProgress
 from glmchat.messages import ToolCall
 from glmchat.terminal import start
 from glmchat.terminal.progress import LoadState
-from glmchat.tools.declare import Run, Tool, load_tools
+from glmchat.tools.declare import Run, Tool
+from glmchat.tools.reading import read_declarations
 
 from ..pty import ROOT
 from ..scripted import Script, ScriptedEngine, turn
@@ -46,7 +47,7 @@ STUBBORN = (
     "time.sleep(float(sys.argv[1]))"
 )
 RUN = (
-    *load_tools(str(ROOT / "examples" / "weather" / "tools.json")),
+    *read_declarations(str(ROOT / "examples" / "weather" / "tools.json")).tools,
     Tool(
         {
             "type": "function",

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import base64
 import os
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 
 from glmchat.chat import Chat
 from glmchat.engine.base import GenerationOptions, ModelInfo
-from glmchat.events import TurnDone
+from glmchat.events import ToolDone, TurnDone
 from glmchat.terminal.commands import COMMANDS, is_command, run_command
 
 from ..pty import terminal
@@ -25,6 +26,7 @@ class Listener:
     def __init__(self, *answers: str, system: str | None = None) -> None:
         self.chat = Chat(ScriptedEngine(*(turn(a) for a in answers), turn("again")), system=system)
         self.turns: list[TurnDone] = []
+        self.calls: list[tuple[datetime, ToolDone]] = []
         self.said: list[str] = []
         self.drafted: list[str] = []
         self.did: list[str] = []

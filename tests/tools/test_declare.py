@@ -10,7 +10,8 @@ import pytest
 
 from glmchat.errors import UsageError
 from glmchat.tools.check import argument_faults
-from glmchat.tools.declare import Run, Tool, check_file, load_tools
+from glmchat.tools.declare import Run, Tool
+from glmchat.tools.reading import check_declarations, read_declarations
 
 CITY = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 
@@ -37,10 +38,19 @@ def test_a_command_with_all_its_options(tmp_path: Path) -> None:
         "approve": "never",
     }
     path = written(tmp_path, {"$schema": "x", "tools": [declared(run)]})
-    (tool,) = load_tools(path)
+    (tool,) = read_declarations(path).tools
     assert tool == Tool(
         declared(),
-        Run(("look", "--city", "{city}"), "", True, 3.0, 500, tmp_path, tmp_path, ("EDITOR",), "never"),
+        Run(
+            command=("look", "--city", "{city}"),
+            stdin_json=True,
+            timeout_s=3.0,
+            max_output=500,
+            cwd=tmp_path,
+            folder=tmp_path,
+            env=("EDITOR",),
+            approve="never",
+        ),
         path,
     )
     assert (tool.name, tool.description, tool.parameters) == ("look", "", CITY)
@@ -51,7 +61,7 @@ def test_a_command_with_all_its_options(tmp_path: Path) -> None:
     [[declared()], declared(), declared()["function"], [declared()["function"]], {"tools": [declared()]}],
 )
 def test_openais_forms_are_read_and_run_nothing(tmp_path: Path, value: Any) -> None:
-    (tool,) = load_tools(written(tmp_path, value))
+    (tool,) = read_declarations(written(tmp_path, value)).tools
     assert tool.declaration == declared()
     assert tool.run is None
 
@@ -97,11 +107,11 @@ def test_openais_forms_are_read_and_run_nothing(tmp_path: Path, value: Any) -> N
 )
 def test_a_fault_is_told_with_its_place(tmp_path: Path, value: Any, place: str, says: str) -> None:
     path = written(tmp_path, value)
-    _, faults = check_file(path)
+    _, faults = check_declarations(path)
     found = [fault for fault in faults if fault.place == place and says in fault.text]
     assert found, faults
     with pytest.raises(UsageError) as caught:
-        load_tools(path)
+        read_declarations(path)
     assert str(caught.value).startswith(path)
     assert "\n" not in str(caught.value)
 
@@ -109,7 +119,7 @@ def test_a_fault_is_told_with_its_place(tmp_path: Path, value: Any, place: str, 
 @pytest.mark.parametrize("path", ["no/such/file.json", "."])
 def test_files_that_cannot_be_read(path: str) -> None:
     with pytest.raises(UsageError, match="cannot be read"):
-        load_tools(path)
+        read_declarations(path)
 
 
 def test_arguments_against_the_schema() -> None:

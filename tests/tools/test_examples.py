@@ -11,24 +11,26 @@ from typing import Any
 import pytest
 
 from glmchat.tools.check import argument_faults
-from glmchat.tools.declare import STARTER, check_file, load_tools
-from glmchat.tools.run import Outcome, run_call
+from glmchat.tools.declare import Run
+from glmchat.tools.output import Outcome
+from glmchat.tools.reading import STARTER, check_declarations, read_declarations
+from glmchat.tools.run import run_call
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 
 def call(folder: Path, name: str, arguments: dict[str, Any]) -> Outcome:
-    (tool,) = (t for t in load_tools(str(folder / "tools.json")) if t.name == name)
-    assert tool.run is not None
+    (tool,) = (t for t in read_declarations(str(folder / "tools.json")).tools if t.name == name)
+    assert isinstance(tool.run, Run)
     assert argument_faults(tool, arguments) == ""
     return run_call(tool, tool.run, arguments)
 
 
 @pytest.mark.parametrize("name", sorted(p.name for p in EXAMPLES.iterdir()))
 def test_every_example_is_sound(name: str) -> None:
-    tools, faults = check_file(str(EXAMPLES / name / "tools.json"))
+    declared, faults = check_declarations(str(EXAMPLES / name / "tools.json"))
     assert faults == ()
-    assert tools
+    assert declared.tools
 
 
 def test_weather(tmp_path: Path) -> None:
@@ -66,4 +68,4 @@ def test_the_starting_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     (tmp_path / "a b.txt").write_text("some text\n")
     assert call(tmp_path, "read_file", {"path": "a b.txt"}).text == "some text\n"
     assert call(tmp_path, "find_text", {"text": "me te", "folders": ["."]}).text == "./a b.txt:1:some text\n"
-    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d\n", call(tmp_path, "current_time", {}).text)
+    assert re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d", call(tmp_path, "current_time", {}).text)

@@ -1,0 +1,41 @@
+"""Asks whether the tools of a project are trusted, before anything of theirs is read.
+
+Who clones a project has not looked at its tools: they could run anything. So its file is shown whole, and
+used only after a word. A file that was changed is asked about again.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from ..settings import NONE, Settings
+from ..tools.reading import read_text
+from .sanitize import sanitize
+from .start import project_file, trust, trusted_text
+
+
+def ask(settings: Settings) -> None:
+    """Show the project's declarations and ask, where there are some that are not trusted yet."""
+    path = project_file()
+    if NONE in settings.tools or not path.is_file() or trusted_text():
+        return
+    text = read_text(str(path))
+    print(f"This folder declares tools, in {path}:\n\n{sanitize(text).rstrip()}\n", file=sys.stderr)
+    question = "Trust them? They can run what stands there. (yes: trust, anything else: leave them out) "
+    try:
+        answer = input(question)
+    except (EOFError, KeyboardInterrupt):
+        answer = ""
+        print()
+    if answer.strip().lower() in ("y", "yes"):
+        trust().add(path, text)
+
+
+def warn(settings: Settings) -> None:
+    """Say in a pipe, where nobody can be asked, that they are left out."""
+    if NONE not in settings.tools and project_file().is_file() and not trusted_text():
+        print(
+            f"glmchat: the tools in {project_file()} are left out: start glmchat here in a terminal to look "
+            "at them and trust them, or say --tools none.",
+            file=sys.stderr,
+        )

@@ -1,0 +1,24 @@
+"""Small files that remember what a person decided, readable by that person alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+
+def read_state(file: Path) -> dict[str, str]:
+    """What it holds; nothing where it is not there or is damaged."""
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def add_state(file: Path, key: str, value: str) -> None:
+    """Remember one more. Raises OSError where that cannot be."""
+    kept = {**read_state(file), key: value}
+    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    file.touch(mode=0o600)
+    file.chmod(0o600)
+    file.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
