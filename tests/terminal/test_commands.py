@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import json
 import os
+import re
 from datetime import datetime
 from pathlib import Path
 
@@ -12,7 +14,10 @@ import pytest
 from glmchat.chat import Chat
 from glmchat.engine.base import GenerationOptions, ModelInfo
 from glmchat.events import ToolDone, TurnDone
+from glmchat.messages import ToolCall
 from glmchat.terminal.commands import COMMANDS, is_command, run_command
+from glmchat.tools.reading import read_declarations
+from glmchat.tools.toolbox import Toolbox
 
 from ..pty import terminal
 from ..scripted import ScriptedEngine, turn
@@ -209,3 +214,29 @@ def test_clear_and_quit() -> None:
     assert host.roles == ["system"]
     host.run("/quit")
     assert host.did == ["quit"]
+
+
+def test_tools_are_listed_switched_read_anew_and_their_calls_told(tmp_path: Path) -> None:
+    file = tmp_path / "tools.json"
+    file.write_text(json.dumps({"tools": [{"run": {"builtin": "calculate", "approve": "always"}}]}))
+    host = Listener()
+    host.chat.toolbox = Toolbox(lambda: read_declarations(str(file)))
+    assert re.match(rf"calculate\(expression\)  runs  {re.escape(str(file))}  \w", host.run("/tools"))
+    assert host.run("/tools off calculate") == "calculate: off."
+    assert host.chat.tools == ()
+    assert "  off  " in host.run("/tools")
+    assert host.run("/tools on calculate") == "calculate: on."
+    assert len(host.chat.tools) == 1
+    assert host.run("/tools off nothing") == "There is no tool nothing; /tools lists them."
+    file.write_text("{")
+    assert "not JSON" in host.run("/tools reload")
+    file.write_text('{"tools": []}')
+    assert host.run("/tools reload") == "0 tools, read anew."
+    assert "glmchat tools init" in host.run("/tools")
+    assert host.run("/tools log") == "No tool was called yet."
+    done = ToolDone(
+        ToolCall("calculate", {"expression": "1/0"}), "", ok=False, note="exit code 1", seconds=0.5
+    )
+    host.calls.append((datetime(2026, 1, 2, 3, 4, 5), done))
+    assert host.run("/tools log") == '03:04:05  calculate(expression="1/0") ✗ exit code 1 · 0.5 s'
+    assert "takes on NAME" in host.run("/tools of calculate")
