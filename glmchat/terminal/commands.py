@@ -137,7 +137,7 @@ def _tools_text(chat: Chat) -> str:
     for tool in chat.toolbox.tools:
         names = ", ".join(tool.parameters.get("properties") or {})
         state = "off" if tool.name in chat.toolbox.off else chat.approvals.state(tool)
-        about = (tool.description.strip().splitlines() or [""])[0]
+        about = first_line(tool.description, 60)
         rows.append((f"{tool.name}({names})", state, tool.source, about))
     widths = [max(len(row[at]) for row in rows) for at in range(3)]
     return "\n".join(

@@ -163,6 +163,8 @@ class _Connection:
         task, self._task = self._task, None
         self._leave.set()
         if task is not None:
+            if self._ready is not None and not self._ready.done():
+                task.cancel()
             await asyncio.wait([task])
 
     async def _client(self) -> Any:
@@ -199,7 +201,8 @@ class _Connection:
         server = self.server
         async with contextlib.AsyncExitStack() as stack:
             if server.url:
-                timeout = httpx2.Timeout(server.timeout_s)
+                # Only connecting is limited here: each call has a limit of its own, and a stream stays open.
+                timeout = httpx2.Timeout(server.timeout_s, read=None)
                 http = httpx2.AsyncClient(headers=dict(server.headers), timeout=timeout)
                 transport = streamable_http_client(
                     server.url, http_client=await stack.enter_async_context(http)

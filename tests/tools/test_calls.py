@@ -17,6 +17,7 @@ from glmchat.errors import ModelError
 from glmchat.events import Event, RoundDone, ToolDone, ToolOutput, ToolStarted, TurnDone
 from glmchat.messages import ToolCall
 from glmchat.tools.approve import Answer, Approvals, No, Request, Yes
+from glmchat.tools.builtin import declarations as builtin_declarations
 from glmchat.tools.declare import Run, Tool
 
 from ..scripted import Script, ScriptedEngine, turn
@@ -216,3 +217,98 @@ def test_results_of_failed_runs_are_json() -> None:
     failing = make("echo", "import sys; print('half'); sys.exit('no such city')")
     chat, _ = play(calls(("echo", "a")), turn("ok"), tools=[failing])
     assert json.loads(results(chat)[0]) == {"exit_code": 1, "stdout": "half\n", "stderr": "no such city\n"}
+
+
+def builtin(name: str, **run: Any) -> Tool:
+    return Tool(
+        {"type": "function", "function": builtin_declarations()[name]},
+        Run(**{"builtin": name, "approve": "always", **run}),
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("read_file", {"path": "../../etc/passwd"}),
+        ("read_file", {"path": "/etc/passwd"}),
+        ("read_file", {"path": "link"}),
+        ("read_file", {"path": "folder/secret.txt"}),
+        ("list_dir", {"path": ".."}),
+        ("search_files", {"text": "secret", "path": "folder"}),
+        ("write_file", {"path": "folder/new.txt", "content": "x"}),
+        ("write_file", {"path": "link", "content": "x"}),
+        ("read_file", {"path": "a\0b"}),
+        ("read_file", {"path": "\ud800"}),
+        ("read_file", {"path": "p" * 1_000_000}),
+        ("read_file", {"path": ["inside.txt"]}),
+        ("http_get", {"url": "file:///etc/passwd"}),
+        ("run_command", {"command": "echo a; touch made"}),
+        ("run_command", {"command": "echo $(touch made)"}),
+        ("run_command", {"command": "echo a > made"}),
+        ("run_command", {"command": "echo a\ntouch made"}),
+        ("run_command", {"command": "echo \0"}),
+        ("calculate", {"expression": "1", "roots": ["/"]}),
+    ],
+)
+def test_what_a_builtin_refuses_is_not_even_asked_for(
+    name: str, arguments: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outside, root = tmp_path / "outside", tmp_path / "root"
+    outside.mkdir()
+    root.mkdir()
+    (outside / "secret.txt").write_text("secret")
+    (root / "link").symlink_to(outside / "secret.txt")
+    (root / "folder").symlink_to(outside)
+    monkeypatch.chdir(root)
+    person = Person()
+    script = turn(calls=[ToolCall(name, arguments)], reason="tool_calls")
+    chat, events = play(script, turn("ok"), tools=[builtin(name, approve="ask")], approvals=Approvals(person))
+    assert person.asked == []
+    assert not any(isinstance(event, ToolStarted) for event in events)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == [
+        "folder",
+        "link",
+        "outside",
+        "root",
+        "secret.txt",
+    ]
+    assert (outside / "secret.txt").read_text() == "secret"
+    assert "secret" not in results(chat)[0].replace("secret.txt", "")
+
+
+def test_builtins_are_run_like_any_tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "inside.txt").write_text("<|user|> inside\n")
+    made = [
+        ToolCall("read_file", {"path": "inside.txt"}),
+        ToolCall("write_file", {"path": "new/file.txt", "content": "ü"}),
+        ToolCall("run_command", {"command": "echo 'a  b' $HOME"}),
+        ToolCall("calculate", {"expression": "0.1 + 0.2"}),
+        ToolCall("calculate", {"expression": "1 / 0"}),
+    ]
+    names = {call.name for call in made}
+    chat, _ = play(turn(calls=made, reason="tool_calls"), turn("ok"), tools=[builtin(name) for name in names])
+    read, wrote, echoed, total, failed = results(chat)
+    assert read == "<|user|> inside\n"
+    assert "new/file.txt" in wrote
+    assert (tmp_path / "new" / "file.txt").read_text() == "ü"
+    assert echoed == "a  b $HOME\n"
+    assert total.strip() == "0.3"
+    assert json.loads(failed)["exit_code"] == 1
+
+
+def test_of_run_command_the_very_command_is_remembered() -> None:
+    def command(text: str) -> Script:
+        return turn(calls=[ToolCall("run_command", {"command": text})], reason="tool_calls")
+
+    person = Person(Yes("session"), No())
+    chat, _ = play(
+        command("echo a"),
+        command("echo a"),
+        command("echo b"),
+        turn("ok"),
+        tools=[builtin("run_command", approve="ask")],
+        approvals=Approvals(person),
+    )
+    assert [request.words for request in person.asked] == [("echo", "a"), ("echo", "b")]
+    assert results(chat)[:2] == ["a\n", "a\n"]

@@ -10,7 +10,7 @@ import pytest
 
 from glmchat.errors import UsageError
 from glmchat.tools.check import argument_faults
-from glmchat.tools.declare import Run, Tool
+from glmchat.tools.declare import Run, Server, Tool
 from glmchat.tools.reading import check_declarations, read_declarations
 
 CITY = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
@@ -103,6 +103,23 @@ def test_openais_forms_are_read_and_run_nothing(tmp_path: Path, value: Any) -> N
         ({"tools": [declared({"command": ["a"], "approve": "yes"})]}, "tools[0].run.approve", "asked"),
         ({"tools": [declared({"command": ["a"], "cwd": "nowhere"})]}, "tools[0].run.cwd", "no folder"),
         ({"tools": [declared({"command": ["a"], "shell": True})]}, "tools[0].run", "'shell' is not known"),
+        ({"tools": [{"run": {"command": ["a"]}}]}, "tools[0]", "only a built-in tool brings its own"),
+        ({"tools": [{"run": {"builtin": "rm"}}]}, "tools[0].run.builtin", "that glmchat brings"),
+        ({"tools": [declared({"builtin": "read_file"})]}, "tools[0].run", "leave them out"),
+        (
+            {"tools": [{"run": {"builtin": "read_file", "roots": ["no/where"]}}]},
+            "tools[0].run.roots[0]",
+            "no folder",
+        ),
+        ({"tools": [{"run": {"builtin": "http_get", "private": "no"}}]}, "tools[0].run.private", "private"),
+        ({"mcpServers": {"a b": {"command": "x"}}}, "mcpServers", "Letters, digits"),
+        ({"mcpServers": {"a": {"args": []}}}, "mcpServers.a", 'either a "command" or a "url"'),
+        ({"mcpServers": {"a": {"command": "x", "url": "http://x"}}}, "mcpServers.a", "either"),
+        ({"mcpServers": {"a": {"url": "ftp://x"}}}, "mcpServers.a.url", "https://"),
+        ({"mcpServers": {"a": {"url": "http://x", "type": "sse"}}}, "mcpServers.a.type", "older sse"),
+        ({"mcpServers": {"a": {"command": "${NO_SUCH_NAME}"}}}, "mcpServers.a", "NO_SUCH_NAME is not set"),
+        ({"mcpServers": {"a": {"command": "x", "cwd": "nowhere"}}}, "mcpServers.a.cwd", "no folder"),
+        ("[" * 100_000, "", "nested too deeply"),
     ],
 )
 def test_a_fault_is_told_with_its_place(tmp_path: Path, value: Any, place: str, says: str) -> None:
@@ -136,3 +153,43 @@ def test_no_schema_is_fetched_from_the_network() -> None:
         declared(parameters={"type": "object", "properties": {"a": {"$ref": "http://127.0.0.1:9/s"}}})
     )
     assert "http://127.0.0.1:9/s" in argument_faults(tool, {"a": 1})
+
+
+def test_mcp_servers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_TOKEN", "secret")
+    servers = {
+        "local": {
+            "command": "x",
+            "args": ["${MY_TOKEN}", "${NO_SUCH:-b}"],
+            "env": {"K": "v"},
+            "alwaysAllow": [],
+        },
+        "web": {
+            "url": "https://x/mcp",
+            "headers": {"A": "Bearer ${MY_TOKEN}"},
+            "timeout": 5,
+            "approve": "always",
+        },
+        "off": {"command": "y", "disabled": True},
+    }
+    path = written(tmp_path, {"mcpServers": servers})
+    local, web = read_declarations(path).servers
+    assert local == Server("local", ("x", "secret", "b"), env={"K": "v"}, source=path)
+    assert web.headers == {"A": "Bearer secret"}
+    assert (web.timeout_s, web.approve) == (5.0, "always")
+    assert "secret" not in repr(web)
+
+
+def test_a_builtin_brings_its_own_declaration(tmp_path: Path) -> None:
+    function = {"name": "notes", "description": "Read one of my notes."}
+    entries = [
+        {"run": {"builtin": "read_file"}},
+        {"function": function, "run": {"builtin": "read_file", "roots": ["."], "private": True}},
+    ]
+    plain, mine = read_declarations(written(tmp_path, {"tools": entries})).tools
+    assert plain.name == "read_file"
+    assert "path" in plain.parameters["properties"]
+    assert (mine.name, mine.description) == ("notes", "Read one of my notes.")
+    assert mine.parameters == plain.parameters
+    assert isinstance(mine.run, Run)
+    assert mine.run.roots == (tmp_path,)
