@@ -123,7 +123,7 @@ class Settings:
     )
     yes: bool = _setting(False, SWITCH, ANSWER, "run every tool without asking")
     allow: str | None = _setting(
-        None, TEXT, ANSWER, "run these tools without asking, names with commas between", "NAMES"
+        None, TEXT, ANSWER, "run these tools without asking: names, or server.*, with commas between", "NAMES"
     )
     max_tool_rounds: int = _setting(25, _whole(1, 1000), ANSWER, "rounds of tool calls in one turn", "N")
     temperature: float | None = _setting(None, _number(0, 2), ANSWER, "0 to 2; 0 is greedy", "T")

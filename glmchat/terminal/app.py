@@ -109,7 +109,7 @@ class App:
             toolbar=self._toolbar,
             notes=self._notes,
             history=open_history(),
-            completer=Commands(),
+            completer=Commands(lambda: [tool.name for tool in chat.toolbox.tools]),
             on_resize=self._on_resize,
         )
         chat.approvals.ask = self._ask

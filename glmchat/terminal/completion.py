@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from prompt_toolkit.completion import CompleteEvent, Completer, Completion, PathCompleter
 from prompt_toolkit.document import Document
@@ -12,7 +12,12 @@ from .commands import matching
 
 
 class Commands(Completer):
+    """`tools` gives the names of the tools there are."""
+
     _paths = PathCompleter(expanduser=True)
+
+    def __init__(self, tools: Callable[[], Iterable[str]]) -> None:
+        self._tools = tools
 
     def get_completions(self, document: Document, complete_event: CompleteEvent) -> Iterable[Completion]:
         before = document.text_before_cursor
@@ -26,6 +31,10 @@ class Commands(Completer):
                 for choice in command.choices:
                     if choice.startswith(argument[2]):
                         yield Completion(choice, -len(argument[2]))
+        elif begun := re.fullmatch(r"/tools +(?:on|off) +(?:\S+ +)*(\S*)", before):
+            for name in self._tools():
+                if name.startswith(begun[1]):
+                    yield Completion(name, -len(begun[1]))
         if path := re.search(r'(?<!\S)@"?([^"\s]*)$', before):
             yield from self._path(path[1], complete_event)
 

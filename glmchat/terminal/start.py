@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from contextlib import closing
+from fnmatch import filter as matching
 from pathlib import Path
 
 import platformdirs
@@ -49,7 +50,7 @@ def make_chat(settings: Settings, make_engine: Callable[[], Engine]) -> Chat:
     names = [tool.name for tool in declared.tools]
     prefixes = tuple(f"{server.name}." for server in declared.servers)
     for name in allowed:
-        if name not in names and not name.startswith(prefixes):
+        if not matching(names, name) and not name.startswith(prefixes):
             hint = nearest(name, names) or f"; declared are: {', '.join(names) or 'none'}."
             raise UsageError(f"--allow {name}: there is no such tool{hint}")
     return Chat(

@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -50,10 +51,10 @@ Ask: TypeAlias = Callable[[Request], Answer]
 class Approvals:
     """Decides on each call. `ask` asks the person; without it, what would be asked is refused.
 
-    `allowed` are the names of tools that run without being asked for, `everything` allows all of them.
-    `remembered` is the file that keeps what was allowed for always, by a digest of what would be run: a
-    declaration that was changed is asked for again. Of run_command, which could run anything, it is the very
-    command that is remembered.
+    `allowed` are the names of tools that run without being asked for, or patterns of them (`server.*`);
+    `everything` allows all of them. `remembered` is the file that keeps what was allowed for always, by a
+    digest of what would be run: a declaration that was changed is asked for again. Of run_command, which
+    could run anything, it is the very command that is remembered.
     """
 
     ask: Ask | None = None
@@ -92,7 +93,7 @@ class Approvals:
         return (
             tool.run.approve == "always"
             or self.everything
-            or tool.name in self.allowed
+            or any(fnmatchcase(tool.name, pattern) for pattern in self.allowed)
             or key in self._session
             or key in self._kept()
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from fnmatch import filter as matching
 from typing import TYPE_CHECKING
 
 from ..errors import UsageError
@@ -57,13 +58,11 @@ class Toolbox:
         self._declared, self._servers = declared.tools, servers
 
     def switch(self, name: str, on: bool) -> None:
-        """Raises UsageError for a name that no tool has."""
-        if name not in {tool.name for tool in self.tools}:
+        """`name` may be a pattern: `server.*`. Raises UsageError where no tool has such a name."""
+        names = set(matching([tool.name for tool in self.tools], name))
+        if not names:
             raise UsageError(f"There is no tool {name}; /tools lists them.")
-        if on:
-            self.off.discard(name)
-        else:
-            self.off.add(name)
+        self.off = self.off - names if on else self.off | names
 
     def close(self) -> None:
         """End the servers."""

@@ -181,6 +181,18 @@ def test_completion(start: Start, tmp_path: Path) -> None:
     leave(chat)
 
 
+def test_names_of_tools_are_completed(start: Start) -> None:
+    chat = start("tools", columns=200)
+    chat.wait_for("thinking on")
+    chat.send("/tools off get")
+    chat.wait_for("\n get_weather")
+    chat.send("\t")
+    chat.wait_for("› /tools off get_weather")
+    chat.send("\r")
+    chat.wait_for("get_weather: off.")
+    leave(chat)
+
+
 def test_ctrl_c_stops_an_answer_and_the_next_one_comes(start: Start) -> None:
     chat = start("slow", delay=0.01)
     chat.send("tell me\r")

@@ -146,6 +146,7 @@ def test_what_is_remembered(tmp_path: Path) -> None:
         (ASKING, Approvals(everything=True), True),
         (ASKING, Approvals(allowed=["echo"]), True),
         (ASKING, Approvals(allowed=["ech"]), False),
+        (ASKING, Approvals(allowed=["e*"]), True),
         (make("echo", "print(1)", approve="never"), Approvals(everything=True, allowed=["echo"]), False),
     ],
 )
