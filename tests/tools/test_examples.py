@@ -62,6 +62,18 @@ def test_git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert call(EXAMPLES / "git", "git_grep", {"text": "needle", "folders": ["--output=x"]}).ok is False
 
 
+def test_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = shutil.copytree(EXAMPLES / "files", tmp_path / "files")
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.chdir(work)
+    assert call(folder, "write_file", {"path": "a/b.txt", "content": "some text\n"}).ok
+    assert call(folder, "read_file", {"path": "a/b.txt"}).text == "some text\n"
+    assert call(folder, "list_dir", {}).text == "a/"
+    assert "a/b.txt:1: some text" in call(folder, "search_files", {"text": "me te"}).text
+    assert not call(folder, "read_file", {"path": str(folder / "tools.json")}).ok, "only the current folder"
+
+
 def test_the_starting_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     shutil.copy(STARTER, tmp_path / "tools.json")
