@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -72,7 +73,7 @@ def show(title: str, comparisons: Sequence[Comparison]) -> None:
             f"{'≥' if c.more_is_better else '≤'} {c.goal:g}",
             "yes" if c.reached else "NO",
         )
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 110)  # a file has no width of its own
     console.print(table)
     pairs = len(comparisons[0].ours)
     console.print(f"Medians of {pairs} interleaved pairs; the ratio is the median of the pairs' ratios.")

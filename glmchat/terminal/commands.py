@@ -139,11 +139,10 @@ def _tools_text(chat: Chat) -> str:
         state = "off" if tool.name in chat.toolbox.off else chat.approvals.state(tool)
         about = first_line(tool.description, 60)
         rows.append((f"{tool.name}({names})", state, tool.source, about))
-    widths = [max(len(row[at]) for row in rows) for at in range(3)]
-    return "\n".join(
-        "  ".join([*(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=False)), row[3]]).rstrip()
-        for row in rows
-    )
+    columns = [column for column in zip(*rows, strict=True) if any(column)]
+    widths = [max(map(len, column)) for column in columns]
+    lines = zip(*columns, strict=True)
+    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
 
 
 def _model(host: Host, argument: str) -> None:

@@ -26,7 +26,7 @@ def test_init_then_check(capsys: pytest.CaptureFixture[str], here: Path) -> None
     assert run(capsys, "init") == (0, "", "tools.json is written. Try it: glmchat --tools tools.json\n")
     written = json.loads((here / "tools.json").read_text())
     assert Path(written["$schema"].removeprefix("file://")).is_file()
-    assert run(capsys, "check", "tools.json") == (0, "tools.json: read_file, find_text, current_time\n", "")
+    assert run(capsys, "check", "tools.json") == (0, "tools.json: read_file, current_time, find_text\n", "")
     code, out, err = run(capsys, "init")
     assert (code, out) == (2, "")
     assert "is there already" in err
