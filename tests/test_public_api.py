@@ -25,6 +25,8 @@ EVENTS = [
     "ToolCallReady",
     "ToolDone",
     "ToolOutput",
+    "ToolServerFailed",
+    "ToolServersStarting",
     "ToolStarted",
     "TurnDone",
     "TurnsDropped",

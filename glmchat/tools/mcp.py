@@ -25,7 +25,7 @@ from .output import Kept, Outcome, without_middle
 from .run import MARK, end_strays
 
 _POLL_S = 0.05
-_CLOSING_S = 5.0
+_GRACE_S, _CLOSING_S = 0.5, 5.0
 _STDERR_BYTES = 2000  # of a server are kept, to tell why it ended
 _MOST_PAGES = 100  # of a list of tools
 _LONGEST_NAME = 128
@@ -41,6 +41,7 @@ class Servers:
         if find_spec("mcp") is None:
             names = ", ".join(server.name for server in servers)
             raise UsageError(f"The MCP servers ({names}) need the mcp package: pip install 'glmchat[mcp]'.")
+        self._closed = False
         self._loop = asyncio.new_event_loop()
         self._connections = [_Connection(server) for server in servers]
         self._thread = threading.Thread(target=self._run, name="glmchat-mcp", daemon=True)
@@ -67,10 +68,12 @@ class Servers:
 
     def close(self) -> None:
         """End all servers, and whatever they began."""
+        self._closed = True
         ending = [asyncio.run_coroutine_threadsafe(c.stop(), self._loop) for c in self._connections]
-        wait(ending, _CLOSING_S)
+        wait(ending, _GRACE_S)  # a server should end when its stdin does
         for connection in self._connections:
             end_strays(connection.mark)
+        wait(ending, _CLOSING_S)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(_CLOSING_S)
 
@@ -80,6 +83,10 @@ class Servers:
         logging.getLogger("mcp").addHandler(logging.NullHandler())
         logging.getLogger("mcp").propagate = False
         self._loop.run_forever()
+        left = asyncio.all_tasks(self._loop)
+        for task in left:
+            task.cancel()
+        self._loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
         self._loop.close()
 
     def _tool(self, connection: _Connection, listed: Any) -> Tool:
@@ -99,14 +106,16 @@ class Servers:
         self, connection: _Connection, name: str, arguments: dict[str, Any], cancelled: Cancelled
     ) -> Outcome:
         started = time.monotonic()
+        if self._closed:
+            return Outcome("The call was not run: its server was ended.", ok=False, note="no server")
         asked: Future[Outcome] = asyncio.run_coroutine_threadsafe(
             connection.call(name, arguments), self._loop
         )
         while wait([asked], _POLL_S).not_done:
-            if cancelled():
+            why = "stopped by the person" if cancelled() else "its server was ended" if self._closed else ""
+            if why:
                 asked.cancel()  # the SDK tells the server
-                text = "The tool was ended: stopped by the person."
-                return Outcome(text, ok=False, note="stopped by the person")
+                return Outcome(f"The tool was ended: {why}.", ok=False, note=why)
         outcome = asked.result()
         return Outcome(outcome.text, outcome.ok, outcome.note, time.monotonic() - started)
 

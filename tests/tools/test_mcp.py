@@ -218,3 +218,16 @@ def test_without_the_package(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "pip install 'glmchat[mcp]'" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_servers_that_are_ended_in_the_middle_of_a_call_end_it(make: Make) -> None:
+    box = make(bad=BAD)
+    ready(box)
+    reload = threading.Timer(0.5, box.reload)
+    reload.start()
+    started = time.monotonic()
+    outcome = call(box, "bad.sleep", {"seconds": 60})
+    assert not outcome.ok
+    assert "ended" in outcome.text
+    assert time.monotonic() - started < 20
+    reload.join()
