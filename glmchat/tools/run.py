@@ -37,6 +37,7 @@ def command_of(tool: Tool, run: Run, arguments: dict[str, Any]) -> list[str]:
     """The exact argument vector, to be shown and to be run. Raises Refused."""
     folder = run.cwd or Path.cwd()
     roots = run.roots or (folder,)
+    needed = run.command
     if run.builtin:
         builtin.check(run.builtin, arguments, roots)
     if run.builtin == "run_command":
@@ -44,11 +45,13 @@ def command_of(tool: Tool, run: Run, arguments: dict[str, Any]) -> list[str]:
     elif run.builtin:
         config = {"roots": [str(r) for r in roots], "private": run.private, "max_output": run.max_output}
         words = [sys.executable, "-I", str(_BUILTIN), run.builtin, json.dumps(config)]
+        needed = (sys.executable, str(_BUILTIN))
     elif run.python:
         words = [sys.executable, str(_CHILD), run.python, str(run.folder or folder)]
+        needed = (*words[:2], words[3])
     else:
         words = argument_vector(tool, run, arguments)
-    return sandboxed(words, folder) if run.sandbox else words
+    return sandboxed(words, folder, needed) if run.sandbox else words
 
 
 def run_call(

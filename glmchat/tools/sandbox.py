@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 _BWRAP = "bwrap"
+_TMP = "/tmp"
 
 
 def missing() -> str:
@@ -19,13 +21,20 @@ def missing() -> str:
     return ""
 
 
-def sandboxed(words: Sequence[str], folder: Path) -> list[str]:
-    """The argument vector that runs `words` in `folder`, with all files read-only, a /tmp of its own and no
-    network, and no longer than whoever started it lives."""
+def sandboxed(words: Sequence[str], folder: Path, needed: Sequence[str] = ()) -> list[str]:
+    """The argument vector that runs `words` in `folder`: all files read-only, no network, and no longer than
+    whoever started it lives.
+
+    /run and /tmp are empty, since a socket in them would lead out. Of /tmp there is what `folder` and the paths
+    in `needed` are in; none of these may come from the model.
+    """
+    paths = [os.path.normpath(path) for path in (str(folder), *needed)]
+    shown = sorted({Path(*Path(path).parts[:3]) for path in paths if path.startswith(f"{_TMP}/")})
     return [
         _BWRAP,
-        *("--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc", "--tmpfs", "/tmp"),
-        *(("--ro-bind", str(folder), str(folder)) if folder.is_relative_to("/tmp") else ()),
+        *("--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc", "--tmpfs", "/run", "--tmpfs", _TMP),
+        *("--ro-bind-try", "/run/current-system", "/run/current-system"),  # where NixOS has its programs
+        *(word for path in shown for word in ("--ro-bind-try", str(path), str(path))),
         *("--unshare-all", "--new-session", "--die-with-parent", "--chdir", str(folder), "--"),
         *words,
     ]

@@ -18,7 +18,7 @@ from glmchat.terminal.start import declarations, project_file, trust
 from glmchat.tools.declare import Run, Tool
 from glmchat.tools.reading import read_declarations
 from glmchat.tools.run import run_call
-from glmchat.tools.sandbox import missing
+from glmchat.tools.sandbox import missing, sandboxed
 from glmchat.tools.toolbox import Toolbox
 
 from ..pty import terminal
@@ -140,7 +140,7 @@ def test_a_reload_reads_anew_and_a_fault_leaves_all_as_it_was(tmp_path: Path) ->
 def test_a_sandbox_has_no_network_and_changes_nothing(elsewhere: Path) -> None:
     (elsewhere / "kept.txt").write_text("kept")
     code = """
-import pathlib, socket
+import os, pathlib, socket
 print(pathlib.Path("kept.txt").read_text())
 for path in ("kept.txt", "new.txt", "/var/tmp/new.txt"):
     try:
@@ -153,6 +153,7 @@ try:
     print("connected")
 except OSError:
     pass
+print("run:", os.listdir("/run"))
 """
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
@@ -161,7 +162,13 @@ except OSError:
         assert "connected" in run_call(tool, Run(**run), {}).text
         (elsewhere / "kept.txt").write_text("kept")
         outcome = run_call(tool, Run(**run, sandbox=True), {})
-    assert (outcome.text, outcome.ok) == ("kept\n", True)
+    assert (outcome.text, outcome.ok) == ("kept\nrun: []\n", True)
+    shown = sandboxed(["cat", "/tmp/secret/socket"], Path("/tmp/a/../b/c"), ["/tmp/venv/bin/python", "{x}"])
+    assert [word for word in shown[: shown.index("--")] if word.startswith("/tmp/")] == [
+        *["/tmp/b"] * 2,
+        *["/tmp/venv"] * 2,
+        "/tmp/a/../b/c",
+    ], "what the model names is not there"
     slow = Run(command=("sleep", "600"), sandbox=True, timeout_s=0.5)
     assert run_call(tool, slow, {}).note == "timed out after 0.5 s"
 
