@@ -25,8 +25,8 @@ def sandboxed(words: Sequence[str], folder: Path, needed: Sequence[str] = ()) ->
     """The argument vector that runs `words` in `folder`: all files read-only, no network, and no longer than
     whoever started it lives.
 
-    /run and /tmp are empty, since a socket in them would lead out. Of /tmp there is what `folder` and the paths
-    in `needed` are in; none of these may come from the model.
+    /run and /tmp are empty, since a socket in them would lead out. Of /tmp there is what `folder` and the
+    paths in `needed` are in; none of these may come from the model.
     """
     paths = [os.path.normpath(path) for path in (str(folder), *needed)]
     shown = sorted({Path(*Path(path).parts[:3]) for path in paths if path.startswith(f"{_TMP}/")})
