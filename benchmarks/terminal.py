@@ -29,7 +29,7 @@ BEARABLE_S = 0.5
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_argument(parser)
     parser.add_argument("--prompt", default="What is 98765432198765 + 12345678912345?")
-    parser.add_argument("--tokens", type=int, default=400, help="new tokens at most (%(default)s)")
+    parser.add_argument("--tokens", type=int, default=200, help="new tokens at most (%(default)s)")
     parser.add_argument("--repeats", type=int, default=15, help="measured pairs (%(default)s)")
 
 
