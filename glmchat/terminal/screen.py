@@ -16,7 +16,7 @@ from rich.segment import Segment, SegmentLines
 from rich.styled import Styled
 from rich.text import Text
 
-from ..events import Event
+from ..events import Event, ToolServersStarting
 from .markdown import AnswerMarkdown, blocks, newest
 from .transcript import (
     Answer,
@@ -26,7 +26,6 @@ from .transcript import (
     Reading,
     Running,
     Said,
-    Starting,
     Thinking,
     Thought,
     Transcript,
@@ -160,7 +159,7 @@ class Screen:
     @property
     def spins(self) -> bool:
         """Something is shown that turns with the time."""
-        return isinstance(self.transcript.open, Starting | Reading | Thinking | Running)
+        return isinstance(self.transcript.open, ToolServersStarting | Reading | Thinking | Running)
 
     def drawn(self, cpu_s: float) -> None:
         """A frame was drawn, which took so much of the CPU's time."""
@@ -260,9 +259,9 @@ class Screen:
         return sum(max(1, -(-width // columns)) for width in widths)
 
 
-def working_text(entry: Starting | Reading | Thinking) -> str:
+def working_text(entry: ToolServersStarting | Reading | Thinking) -> str:
     """What is being done before there is an answer."""
-    if isinstance(entry, Starting):
+    if isinstance(entry, ToolServersStarting):
         return f"Waiting for MCP: {', '.join(entry.names)}"
     if isinstance(entry, Reading):
         return f"Reading the prompt: {entry.done:,} of {entry.total:,} tokens"

@@ -86,13 +86,6 @@ class Running:
 
 
 @dataclass(frozen=True, slots=True)
-class Starting:
-    """MCP servers that the turn waits for."""
-
-    names: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class Answer:
     """Markdown source of one block of the answer, or of what is open of it."""
 
@@ -116,7 +109,7 @@ class Said:
 
 Entry: TypeAlias = Thought | Call | Answer | Note | Said
 """What is final."""
-Open: TypeAlias = Starting | Reading | Thinking | Running | Answer
+Open: TypeAlias = ToolServersStarting | Reading | Thinking | Running | Answer
 """What may still change."""
 
 
@@ -143,7 +136,7 @@ class Transcript:
     def __init__(self) -> None:
         self._thought: list[str] = []
         self._thinking: Thinking | None = None
-        self._reading: Starting | Reading | None = None
+        self._reading: ToolServersStarting | Reading | None = None
         self._calls: list[_Waiting] = []
         self._clean = Sanitizer()
         self._blocks = BlockSplitter()
@@ -160,8 +153,8 @@ class Transcript:
 
     def feed(self, event: Event) -> list[Entry]:
         match event:
-            case ToolServersStarting(names):
-                self._reading = Starting(names)
+            case ToolServersStarting():
+                self._reading = event
             case ToolServerFailed():
                 return [Note(sanitize(server_text(event)), "warning")]
             case PromptReady(prompt_tokens, cached_tokens):

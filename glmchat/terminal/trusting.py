@@ -21,7 +21,7 @@ def ask(settings: Settings) -> None:
         return
     text = read_text(str(path))
     print(f"This folder declares tools, in {path}:\n\n{sanitize(text).rstrip()}\n", file=sys.stderr)
-    question = "Trust them? They can run what stands there. (yes: trust, anything else: leave them out) "
+    question = "Trust them? (yes, or anything else to leave them out) "
     try:
         answer = input(question)
     except (EOFError, KeyboardInterrupt):

@@ -29,8 +29,6 @@ from glmchat.tools.toolbox import Toolbox
 
 from ..scripted import ScriptedEngine, turn
 
-pytest.importorskip("mcp", reason="the mcp extra is not installed")
-
 HERE = Path(__file__).parent
 PY = sys.executable
 TIME = {"command": PY, "args": ["-m", "mcp_server_time", "--local-timezone", "UTC"]}
