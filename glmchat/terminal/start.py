@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from fnmatch import filter as matching
 from pathlib import Path
@@ -46,17 +46,17 @@ def make_chat(settings: Settings, make_engine: Callable[[], Engine]) -> Chat:
     """A Chat as the settings say. The files that they name are read before the engine is made."""
     system = read_system(settings.system)
     allowed = [name.strip() for name in (settings.allow or "").split(",") if name.strip()]
-    declared = declarations(settings)
-    names = [tool.name for tool in declared.tools]
-    prefixes = tuple(f"{server.name}." for server in declared.servers)
-    for name in allowed:
-        if not matching(names, name) and not name.startswith(prefixes):
-            hint = nearest(name, names) or f"; declared are: {', '.join(names) or 'none'}."
-            raise UsageError(f"--allow {name}: there is no such tool{hint}")
+
+    def load() -> Declarations:
+        declared = declarations(settings)
+        _check_allowed(allowed, declared)
+        return declared
+
+    toolbox = Toolbox(load)
     return Chat(
         make_engine(),
         system=system,
-        tools=Toolbox(lambda: declarations(settings)),
+        tools=toolbox,
         options=generation_options(settings),
         drop_oldest=settings.overflow == "drop-oldest",
         approvals=Approvals(
@@ -118,6 +118,16 @@ def print_prompt(settings: Settings, prompt: str) -> int:
     text = encoder.encode(messages, told, enable_thinking=settings.think).text
     sys.stdout.write(sanitize(text) + "\n" if sys.stdout.isatty() else text)
     return EXIT_OK
+
+
+def _check_allowed(allowed: Sequence[str], declared: Declarations) -> None:
+    """Raises UsageError for a name that no tool has; those of servers are only known when they run."""
+    names = [tool.name for tool in declared.tools]
+    prefixes = tuple(f"{server.name}." for server in declared.servers)
+    for name in allowed:
+        if not matching(names, name) and not name.startswith(prefixes):
+            hint = nearest(name, names) or f"; declared are: {', '.join(names) or 'none'}."
+            raise UsageError(f"--allow {name}: there is no such tool{hint}")
 
 
 def project_file() -> Path:
