@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from glmchat.engine.base import GenerationOptions
-from glmchat.engine.loading import LoadOptions
 from glmchat.engine.local import LocalEngine, open_local
+from glmchat.engine.memory import LoadOptions
 from glmchat.events import TurnDone
 from glmchat.glm.checkpoints import resolve
 from glmchat.glm.encode import encode_prompt

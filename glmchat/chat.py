@@ -4,8 +4,9 @@ What is stored, whatever happens:
 - an answer that ends by itself: the engine's message, with reasoning and tool calls;
 - an answer that the person stops (`cancel`, closing the iterator, Ctrl-C): what came so far, marked
   `interrupted`; if nothing came, the user message is taken back as well;
-- a fault: the user message is taken back, so that the same `send` can be tried again. Where tools have
-  run, all that came before the fault is kept: nobody wants them run twice.
+- a fault in the midst of an answer: what came so far, marked `interrupted`;
+- a fault before: the user message is taken back, so that the same `send` can be tried again. Where tools
+  have run, all that came before the fault is kept: nobody wants them run twice.
 
 Calls of tools that can be run are checked, allowed or not, and run side by side; their results go back to
 the model, round after round, until it answers. Calls of tools that cannot are left to the caller.
@@ -105,8 +106,8 @@ class Chat:
 
         `load` takes the fields of LoadOptions: device_map, dtype, offline …
         """
-        from .engine.loading import LoadOptions
         from .engine.local import open_local
+        from .engine.memory import LoadOptions
 
         engine = open_local(model, LoadOptions(**load), chat_template=chat_template)
         return cls(engine, system=system, tools=tools, options=options)
@@ -115,7 +116,7 @@ class Chat:
         """Ask, and yield the turn's events; the last is a TurnDone whose message is the stored one.
 
         Calls of the turn before that nobody answered are answered first, as not run.
-        Raises what the engine raises, after taking the user message back.
+        Raises what the engine raises; if nothing was answered, after taking the user message back.
         """
         conversation = self.conversation
         before = _append_question(conversation, text)
@@ -145,7 +146,9 @@ class Chat:
                     self._store(partial.message(), begins)
                 raise
             except BaseException:
-                if not answered and not rounds:
+                if not answered and partial.begun:
+                    self._store(partial.message(), begins)
+                elif not answered and not rounds:
                     conversation.truncate(before)
                     self.dropped_turns = dropped
                 raise
@@ -265,28 +268,28 @@ class Chat:
             turn = self.engine.generate(
                 self.visible, tools=self._declarations, options=self.options, cancel=cancel
             )
+            dropped = 0
             with closing(turn):
                 try:
-                    first = next(turn)
+                    for event in turn:
+                        if isinstance(event, PromptReady) and not self._leaves_room(event):
+                            dropped = self._drop_oldest()
+                            if dropped:
+                                break
+                        yield event
                 except ContextFullError:
                     dropped = self._drop_oldest()
                     if not dropped:
                         raise
-                else:
-                    dropped = 0 if self._leaves_room(first) else self._drop_oldest()
-                    if not dropped:
-                        yield first
-                        yield from turn
-                        return
+            if not dropped:
+                return
             yield TurnsDropped(dropped)
 
-    def _leaves_room(self, first: Event) -> bool:
+    def _leaves_room(self, ready: PromptReady) -> bool:
         """Whether an answer of fair length still fits behind the prompt."""
         context = self.engine.info.context_length
-        if not context or not isinstance(first, PromptReady):
-            return True
         wanted = min(context // 8, MOST_ROOM, self.options.max_tokens or MOST_ROOM)
-        return context - first.prompt_tokens >= wanted
+        return not context or context - ready.prompt_tokens >= wanted
 
     def _drop_oldest(self) -> int:
         """Drop exchanges, at least one, until a quarter of the context is free: each time the beginning of
@@ -337,6 +340,10 @@ class _Partial:
             self._answer.append(event.text)
         elif isinstance(event, ToolCallReady):
             self._calls.append(event.call)
+
+    @property
+    def begun(self) -> bool:
+        return bool(self._thinking or self._answer or self._calls)
 
     def message(self) -> Message:
         return Message(

@@ -216,8 +216,10 @@ def _dispatch(settings: st.Settings, args: argparse.Namespace) -> int:
 
         trusting.ask(settings)
         looks = Looks(unfolded=settings.show_thinking, markdown=settings.markdown == "on")
-        with start.open_chat(settings, load) as chat:
-            return repl.run(chat, load, lambda model: start.open_engine(settings, model, load), looks)
+        with start.open_chat(settings, load, apart=True) as chat:
+            return repl.run(
+                chat, load, lambda model: start.open_engine(settings, model, load, apart=True), looks
+            )
     from .terminal import trusting
 
     trusting.warn(settings)

@@ -133,7 +133,7 @@ def test_closing_after_the_end_stores_once() -> None:
     "script",
     [
         [ContextFullError("full")],
-        [PromptReady(8), ThinkingDelta("hm"), AnswerDelta("par"), ModelError("broke")],
+        [PromptReady(8), ModelError("broke")],
         [RuntimeError("a bug")],
     ],
 )
@@ -143,6 +143,19 @@ def test_a_fault_takes_the_question_back_so_that_a_retry_works(script: list[obje
     with pytest.raises(type(script[-1])):  # type: ignore[arg-type]
         list(chat.send("b"))
     assert stored(chat) == [("user", "a"), ("assistant", "first")]
+    list(chat.send("b"))
+    assert stored(chat)[2:] == [("user", "b"), ("assistant", "second")]
+
+
+def test_a_fault_in_the_midst_of_an_answer_leaves_what_came() -> None:
+    script = [PromptReady(8), ThinkingDelta("hm"), AnswerDelta("par"), ModelError("broke")]
+    chat = Chat(ScriptedEngine(script, turn("second")))
+    with pytest.raises(ModelError):
+        list(chat.send("a"))
+    assert stored(chat) == [("user", "a"), ("assistant", "par")]
+    partial = chat.conversation.messages[-1]
+    assert partial.interrupted
+    assert partial.reasoning_content == "hm"
     list(chat.send("b"))
     assert stored(chat)[2:] == [("user", "b"), ("assistant", "second")]
 

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from ..glm.encode import Prompt
 
 
+CLOSED = "The engine is closed; open the model again."
+
+
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
     """What a screen says about the model in use."""

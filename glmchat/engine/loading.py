@@ -14,7 +14,6 @@ import tempfile
 import warnings
 import weakref
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,31 +21,8 @@ from ..errors import ModelError
 from ..events import LoadProgress
 from ..glm.checkpoints import Checkpoint
 from .faults import one_line
-from .memory import DeviceMap, parse_device_map, parse_max_memory
+from .memory import DeviceMap, LoadOptions
 from .progress import OnProgress, WeightsBar
-
-
-@dataclass(frozen=True, slots=True)
-class LoadOptions:
-    """How weights are found and placed; the fields are the command line's options of the same name.
-
-    `dtype` auto keeps the checkpoint's own type. `offload_dir` is needed only when weights go to disk.
-    """
-
-    device_map: str = "auto"
-    max_memory: str | None = None
-    offload_dir: str | None = None
-    dtype: str = "auto"
-    attn: str | None = None
-    revision: str | None = None
-    token: str | None = None
-    offline: bool = False
-    trust_remote_code: bool = False
-
-    def placement(self) -> tuple[DeviceMap, dict[int | str, int] | None]:
-        """The device map and the memory limits. Raises: UsageError when they cannot be read."""
-        limits = parse_max_memory(self.max_memory) if self.max_memory else None
-        return parse_device_map(self.device_map), limits
 
 
 def load_model(checkpoint: Checkpoint, options: LoadOptions, on_progress: OnProgress) -> LoadedModel:

@@ -20,16 +20,15 @@ from ..events import Event, LoadProgress
 from ..glm.checkpoints import choose_template, resolve
 from ..glm.encode import Prompt, PromptEncoder
 from ..messages import Conversation
-from .base import GenerationOptions, ModelInfo
+from .base import CLOSED, GenerationOptions, ModelInfo
 from .faults import one_line
-from .loading import LoadOptions, load_model
+from .loading import load_model
+from .memory import LoadOptions
 from .outbox import Outbox
 from .progress import OnProgress
 from .turn import Turn, TurnRunner
 
 log = logging.getLogger(__name__)
-
-_CLOSED = "The engine is closed; open the model again."
 
 
 class LocalEngine:
@@ -99,7 +98,7 @@ class LocalEngine:
         )
         with self._lock:
             if self._closing.is_set():
-                raise ModelError(_CLOSED)
+                raise ModelError(CLOSED)
             self._turns.put(turn)
         try:
             yield from outbox
@@ -117,7 +116,7 @@ class LocalEngine:
         self.wait()
         runner = self._runner
         if runner is None:
-            raise ModelError(_CLOSED)
+            raise ModelError(CLOSED)
         return runner.render(conversation.messages, tools, options or GenerationOptions())
 
     def close(self) -> None:
@@ -129,6 +128,10 @@ class LocalEngine:
         # A load ends at its next sign of progress; what is imported until then cannot be stopped.
         if self._loaded.is_set() and threading.current_thread() is not self._thread:
             self._thread.join(timeout=10)
+
+    def join(self) -> None:
+        """Wait until the thread has ended, which `close` does not do for one that still loads."""
+        self._thread.join()
 
     def __enter__(self) -> LocalEngine:
         return self

@@ -1,9 +1,10 @@
-"""Where weights may go: `--max-memory` and `--device-map` as text, checked before anything is loaded."""
+"""How weights are found and where they may go: options as text, checked before anything is loaded."""
 
 from __future__ import annotations
 
 import json
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
@@ -15,6 +16,29 @@ DeviceMap: TypeAlias = str | dict[str, int | str]
 STRATEGIES = ("auto", "balanced", "sequential")
 _DEVICE = re.compile(r"cpu|disk|mps|(cuda|xpu)(:\d+)?")
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt])(i?)b?", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class LoadOptions:
+    """How weights are found and placed; the fields are the command line's options of the same name.
+
+    `dtype` auto keeps the checkpoint's own type. `offload_dir` is needed only when weights go to disk.
+    """
+
+    device_map: str = "auto"
+    max_memory: str | None = None
+    offload_dir: str | None = None
+    dtype: str = "auto"
+    attn: str | None = None
+    revision: str | None = None
+    token: str | None = None
+    offline: bool = False
+    trust_remote_code: bool = False
+
+    def placement(self) -> tuple[DeviceMap, dict[int | str, int] | None]:
+        """The device map and the memory limits. Raises: UsageError when they cannot be read."""
+        limits = parse_max_memory(self.max_memory) if self.max_memory else None
+        return parse_device_map(self.device_map), limits
 
 
 def parse_max_memory(text: str) -> dict[int | str, int]:

@@ -16,8 +16,9 @@ from rich.segment import Segment, SegmentLines
 from rich.styled import Styled
 from rich.text import Text
 
-from ..events import Event, ToolServersStarting
+from ..events import Event, LoadProgress, ToolServersStarting
 from .markdown import AnswerMarkdown, blocks, newest
+from .progress import amount_text
 from .transcript import (
     Answer,
     Call,
@@ -159,7 +160,9 @@ class Screen:
     @property
     def spins(self) -> bool:
         """Something is shown that turns with the time."""
-        return isinstance(self.transcript.open, ToolServersStarting | Reading | Thinking | Running)
+        return isinstance(
+            self.transcript.open, LoadProgress | ToolServersStarting | Reading | Thinking | Running
+        )
 
     def drawn(self, cpu_s: float) -> None:
         """A frame was drawn, which took so much of the CPU's time."""
@@ -259,8 +262,11 @@ class Screen:
         return sum(max(1, -(-width // columns)) for width in widths)
 
 
-def working_text(entry: ToolServersStarting | Reading | Thinking) -> str:
+def working_text(entry: LoadProgress | ToolServersStarting | Reading | Thinking) -> str:
     """What is being done before there is an answer."""
+    if isinstance(entry, LoadProgress):
+        amount = amount_text(entry)
+        return f"The model again: {entry.stage}" + f" · {amount}" * bool(amount)
     if isinstance(entry, ToolServersStarting):
         return f"Waiting for MCP: {', '.join(entry.names)}"
     if isinstance(entry, Reading):

@@ -28,10 +28,12 @@ DEMO = "demo"
 """What answers when no model was ever chosen."""
 
 
-def open_chat(settings: Settings, on_progress: Callable[[LoadProgress], None] | None = None) -> Chat:
+def open_chat(
+    settings: Settings, on_progress: Callable[[LoadProgress], None] | None = None, *, apart: bool = False
+) -> Chat:
     """A Chat whose model loads in the background: `chat.engine.info` waits for it, or raises its fault.
 
-    `on_progress` is called in the loading thread.
+    `on_progress` is called in a thread of the engine's. With `apart` the model runs in a process of its own.
     """
     if settings.model is None and sys.stderr is not None:
         print(
@@ -39,7 +41,9 @@ def open_chat(settings: Settings, on_progress: Callable[[LoadProgress], None] | 
             f"or in {default_config_path()}.",
             file=sys.stderr,
         )
-    return make_chat(settings, lambda: open_engine(settings, settings.model or DEMO, on_progress))
+    return make_chat(
+        settings, lambda: open_engine(settings, settings.model or DEMO, on_progress, apart=apart)
+    )
 
 
 def make_chat(settings: Settings, make_engine: Callable[[], Engine]) -> Chat:
@@ -69,28 +73,34 @@ def make_chat(settings: Settings, make_engine: Callable[[], Engine]) -> Chat:
 
 
 def open_engine(
-    settings: Settings, model: str, on_progress: Callable[[LoadProgress], None] | None = None
+    settings: Settings,
+    model: str,
+    on_progress: Callable[[LoadProgress], None] | None = None,
+    *,
+    apart: bool = False,
 ) -> Engine:
     """An engine that loads `model` in the background, placed as the settings say."""
-    from ..engine.loading import LoadOptions
+    from ..engine.memory import LoadOptions
+
+    options = LoadOptions(
+        device_map=settings.device_map,
+        max_memory=settings.max_memory,
+        offload_dir=settings.offload_dir,
+        dtype=settings.dtype,
+        attn=settings.attn,
+        revision=settings.revision,
+        token=settings.token,
+        offline=settings.offline,
+        trust_remote_code=settings.trust_remote_code,
+    )
+    template = settings.chat_template
+    if apart:
+        from ..engine.worker import WorkerEngine
+
+        return WorkerEngine(model, options, chat_template=template, on_progress=on_progress)
     from ..engine.local import LocalEngine
 
-    return LocalEngine(
-        model,
-        LoadOptions(
-            device_map=settings.device_map,
-            max_memory=settings.max_memory,
-            offload_dir=settings.offload_dir,
-            dtype=settings.dtype,
-            attn=settings.attn,
-            revision=settings.revision,
-            token=settings.token,
-            offline=settings.offline,
-            trust_remote_code=settings.trust_remote_code,
-        ),
-        chat_template=settings.chat_template,
-        on_progress=on_progress,
-    )
+    return LocalEngine(model, options, chat_template=template, on_progress=on_progress)
 
 
 def print_prompt(settings: Settings, prompt: str) -> int:

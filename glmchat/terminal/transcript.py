@@ -12,6 +12,7 @@ from typing import Literal, TypeAlias
 from ..events import (
     AnswerDelta,
     Event,
+    LoadProgress,
     PrefillProgress,
     PromptReady,
     RoundDone,
@@ -109,7 +110,7 @@ class Said:
 
 Entry: TypeAlias = Thought | Call | Answer | Note | Said
 """What is final."""
-Open: TypeAlias = ToolServersStarting | Reading | Thinking | Running | Answer
+Open: TypeAlias = LoadProgress | ToolServersStarting | Reading | Thinking | Running | Answer
 """What may still change."""
 
 
@@ -136,7 +137,7 @@ class Transcript:
     def __init__(self) -> None:
         self._thought: list[str] = []
         self._thinking: Thinking | None = None
-        self._reading: ToolServersStarting | Reading | None = None
+        self._reading: LoadProgress | ToolServersStarting | Reading | None = None
         self._calls: list[_Waiting] = []
         self._clean = Sanitizer()
         self._blocks = BlockSplitter()
@@ -153,7 +154,7 @@ class Transcript:
 
     def feed(self, event: Event) -> list[Entry]:
         match event:
-            case ToolServersStarting():
+            case LoadProgress() | ToolServersStarting():
                 self._reading = event
             case ToolServerFailed():
                 return [Note(sanitize(server_text(event)), "warning")]

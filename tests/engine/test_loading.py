@@ -9,9 +9,8 @@ from typing import Any
 
 import pytest
 
-from glmchat.engine.loading import LoadOptions
 from glmchat.engine.local import open_local
-from glmchat.engine.memory import parse_device_map, parse_max_memory
+from glmchat.engine.memory import LoadOptions, parse_device_map, parse_max_memory
 from glmchat.errors import GlmChatError, ModelError, UsageError
 from glmchat.events import LoadProgress
 from tests import tiny

@@ -80,13 +80,13 @@ class LateEngine(ScriptedEngine):
 
 
 def main(name: str, delay: float, load_s: float) -> int:
-    def open_chat(settings: object, load: LoadState) -> Chat:
+    def open_chat(settings: object, load: LoadState, *, apart: bool) -> Chat:
         load(LoadProgress("loading weights", 3 * 10**9, 4 * 10**9, 2, 5))
         fault = ModelError("The model is broken; fetch it again.") if name == "broken" else None
         engine = LateEngine(*SCRIPTS[name], delay=delay, load_s=load_s, fault=fault)
         return Chat(engine, tools=RUN if name == "tools" else TOOLS if name == "calls" else ())
 
-    def open_engine(settings: object, model: str, load: LoadState) -> LateEngine:
+    def open_engine(settings: object, model: str, load: LoadState, *, apart: bool) -> LateEngine:
         fault = ModelError(f"{model} is no model.") if model == "nonsense" else None
         engine = LateEngine(turn(f"I am {model}."), delay=delay, load_s=load_s, fault=fault)
         engine.info = ModelInfo(model, "cpu")

@@ -1,0 +1,375 @@
+"""The engine in a process of its own: keys never wait for torch, drawing and decoding share no lock, and an
+engine that dies takes nothing with it.
+
+Over a socket pair go pickled requests (number, method, arguments) to the process and (number, value) back:
+for number 0 how the load goes, for the others what came of that request. The process ends when its end of
+the pair is all that is left. Both sides are this very program, so pickle meets nothing foreign.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import queue
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import traceback
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, Pipe
+from typing import TYPE_CHECKING, Any
+
+from ..errors import GlmChatError, ModelError
+from ..events import Event, LoadProgress, TurnDone
+from ..messages import Conversation, Message
+from .base import CLOSED, GenerationOptions, ModelInfo
+from .memory import LoadOptions
+from .progress import OnProgress
+
+if TYPE_CHECKING:
+    from ..glm.encode import Prompt
+    from .local import LocalEngine  # brings much along that only the child needs
+
+log = logging.getLogger(__name__)
+
+LOOK_S = 0.05
+"""How often a turn that gives no events looks whether it was cancelled."""
+ENDING_S = 10
+"""How long a process may take to end: a decode step or prefill chunk of a large model, and its memory."""
+_LOAD = 0
+# The path of this program, not the current folder, whose files must not be taken for modules.
+_BOOT = (
+    "import sys; sys.path[:] = sys.argv[2].split('\\n'); "
+    "from glmchat.engine.worker import serve; serve(int(sys.argv[1]))"
+)
+
+
+class WorkerEngine:
+    """Implements Engine with a LocalEngine in a child process. The constructor returns at once.
+
+    `wait`, `info` and `generate` raise what loading raised. Should the process die, the running turn raises a
+    ModelError, and the next one starts another, whose load it reports by LoadProgress events.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        options: LoadOptions | None = None,
+        *,
+        chat_template: str = "auto",
+        on_progress: OnProgress | None = None,
+    ) -> None:
+        options = options or LoadOptions()
+        options.placement()  # an option that cannot be read is told at once
+        self._start: Callable[[], _Process] = lambda: _Process(model, options, chat_template, on_progress)
+        self._process = self._start()
+        self._info: ModelInfo | None = None
+        self._closed = False
+
+    def wait(self) -> ModelInfo:
+        """Block until the model is loaded. Raises what loading raised."""
+        if self._info is None:
+            self._info = self._process.wait()
+        return self._info
+
+    @property
+    def info(self) -> ModelInfo:
+        """What was loaded; waits for it."""
+        return self.wait()
+
+    @property
+    def pid(self) -> int:
+        """The process that runs the model now."""
+        return self._process.pid
+
+    def generate(
+        self,
+        conversation: Conversation,
+        *,
+        tools: Sequence[dict[str, Any]] = (),
+        options: GenerationOptions | None = None,
+        cancel: threading.Event | None = None,
+    ) -> Generator[Event, None, None]:
+        """One turn; see Engine.generate."""
+        if self._closed:
+            raise ModelError(CLOSED)
+        cancel = cancel or threading.Event()
+        if self._info is not None and self._process.fault is not None:  # it did run: try another
+            self._process.close()
+            self._process = self._start()
+        process = self._process
+        for progress in process.loading():
+            if cancel.is_set():
+                yield TurnDone(Message("assistant", "", interrupted=True), "interrupted")
+                return
+            yield progress
+        self.wait()
+        with process.request("generate", conversation, tuple(tools), options) as (number, replies):
+            stopping = False
+            try:
+                while True:
+                    if cancel.is_set() and not stopping:
+                        stopping = True
+                        process.send(number, "cancel")
+                    try:
+                        reply = replies.get(timeout=None if stopping else LOOK_S)
+                    except queue.Empty:
+                        continue
+                    if reply is None:
+                        return
+                    yield _checked(reply)
+            finally:
+                process.send(number, "cancel")
+
+    def render(
+        self,
+        conversation: Conversation,
+        *,
+        tools: Sequence[dict[str, Any]] = (),
+        options: GenerationOptions | None = None,
+    ) -> Prompt:
+        """The exact prompt; see Engine.render."""
+        self.wait()
+        with self._process.request("render", conversation, tuple(tools), options) as (_, replies):
+            prompt: Prompt = _checked(replies.get())
+        return prompt
+
+    def close(self) -> None:
+        """End the process; it frees the model. Idempotent."""
+        self._closed = True
+        self._process.close()
+
+    def __enter__(self) -> WorkerEngine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+@dataclass(frozen=True, slots=True)
+class _Fault:
+    """An error as it travels; its traceback is for --debug."""
+
+    error: GlmChatError
+    traceback: str = ""
+
+
+def _checked(reply: Any) -> Any:
+    if isinstance(reply, _Fault):
+        raise reply.error from (Exception(reply.traceback) if reply.traceback else None)
+    return reply
+
+
+class _Process:
+    """One child process, from its start to its end."""
+
+    def __init__(
+        self, model: str, options: LoadOptions, chat_template: str, on_progress: OnProgress | None
+    ) -> None:
+        self._model = model
+        self._on_progress = on_progress or (lambda _: None)
+        self._lock = threading.Lock()
+        self._requests = 0
+        self._replies: dict[int, queue.SimpleQueue[Any]] = {}
+        self._loaded = threading.Event()
+        self._newest = LoadProgress("starting")
+        self._info: ModelInfo | None = None
+        self.fault: _Fault | None = None
+        """Why nothing more will come of it."""
+        self._closing = False
+        self._said = tempfile.TemporaryFile()  # noqa: SIM115  # what it writes to stdout and stderr
+        self._connection, theirs = Pipe()
+        debug = log.isEnabledFor(logging.DEBUG)
+        with _no_ctrl_c():
+            self._child = subprocess.Popen(
+                [sys.executable, "-c", _BOOT, str(theirs.fileno()), "\n".join(sys.path)],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=None if debug else self._said,
+                stderr=None if debug else subprocess.STDOUT,
+            )
+        theirs.close()
+        self.pid = self._child.pid
+        self._send((model, options, chat_template, debug))
+        threading.Thread(target=self._read, name="glmchat-worker-reader", daemon=True).start()
+
+    def wait(self) -> ModelInfo:
+        """Block until the model is loaded. Raises what loading raised."""
+        self._loaded.wait()
+        if self._info is None:
+            _checked(self.fault)
+        assert self._info is not None
+        return self._info
+
+    def loading(self) -> Iterator[LoadProgress]:
+        """How the load goes, now and then until it is done. Raises what loading raised."""
+        while not self._loaded.wait(LOOK_S):
+            yield self._newest
+        self.wait()
+
+    @contextlib.contextmanager
+    def request(self, method: str, *args: Any) -> Iterator[tuple[int, queue.SimpleQueue[Any]]]:
+        """Send a request: its number and the queue of its replies. Raises ModelError: it is gone."""
+        with self._lock:
+            _checked(self.fault)
+            self._requests += 1
+            number = self._requests
+            replies = self._replies[number] = queue.SimpleQueue()
+        try:
+            self.send(number, method, *args)
+            yield number, replies
+        finally:
+            with self._lock:
+                self._replies.pop(number, None)
+
+    def send(self, number: int, method: str, *args: Any) -> None:
+        self._send((number, method, args))
+
+    def close(self) -> None:
+        """End it. A load is not waited for: what is imported cannot be stopped."""
+        with self._lock:
+            if self._closing:
+                return
+            self._closing = True
+        self._send(None)
+        if self._loaded.is_set():
+            try:
+                self._child.wait(ENDING_S)
+            except subprocess.TimeoutExpired:
+                self._child.kill()
+
+    def _send(self, message: object) -> None:
+        with self._lock, contextlib.suppress(OSError):  # it is gone: the reader finds out
+            self._connection.send(message)
+
+    def _read(self) -> None:
+        """The thread that hands out what comes back, and tells everyone when nothing more will."""
+        with contextlib.suppress(EOFError, OSError):
+            while True:
+                number, value = self._connection.recv()
+                if number != _LOAD:
+                    with self._lock:
+                        replies = self._replies.get(number)
+                    if replies is not None:
+                        replies.put(value)
+                elif isinstance(value, LoadProgress):
+                    self._newest = value
+                    self._on_progress(value)
+                else:
+                    if isinstance(value, ModelInfo):
+                        self._info = value
+                    else:
+                        self.fault = value
+                    self._loaded.set()
+        self._child.wait()
+        with self._lock:
+            if self.fault is None:
+                self.fault = _Fault(ModelError(CLOSED if self._closing else self._epitaph()))
+            waiting = list(self._replies.values())
+            self._connection.close()
+        self._said.close()
+        self._loaded.set()
+        for replies in waiting:
+            replies.put(self.fault)
+
+    def _epitaph(self) -> str:
+        """How it ended."""
+        code = self._child.returncode
+        if code == -signal.SIGKILL:
+            how = "was killed, as the system does when memory runs out"
+        elif code < 0:
+            how = f"was ended by {signal.Signals(-code).name}"
+        else:
+            how = f"ended with exit code {code}"
+        self._said.seek(max(0, self._said.seek(0, os.SEEK_END) - 4096))
+        said = self._said.read().decode("utf-8", "replace").split("\n")
+        last = next((f" ({line.strip()[:200]})" for line in reversed(said) if line.strip()), "")
+        kept = "what was said is kept, and the next message starts it again" if self._info else "nothing runs"
+        return f"The process that runs {self._model} {how}{last}; {kept}."
+
+
+@contextlib.contextmanager
+def _no_ctrl_c() -> Iterator[None]:
+    """What is started inside never gets SIGINT: Ctrl-C goes to everyone in the terminal, but is for us."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def serve(fd: int) -> None:
+    """What the child process does: run a LocalEngine for whoever is at the other end of the socket `fd`."""
+    os.set_inheritable(fd, False)
+    connection = Connection(fd)
+    model, options, chat_template, debug = connection.recv()
+    if debug:
+        logging.basicConfig(level=logging.DEBUG)
+    _Server(connection).run(model, options, chat_template)
+    os._exit(0)  # torch has nothing to say any more, and takes its time
+
+
+class _Server:
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._lock = threading.Lock()
+        self._turns: queue.SimpleQueue[tuple[int, tuple[Any, ...], threading.Event]] = queue.SimpleQueue()
+
+    def run(self, model: str, options: LoadOptions, chat_template: str) -> None:
+        """Answer requests until the other end closes or is gone."""
+        from .local import LocalEngine
+
+        engine = LocalEngine(
+            model,
+            options,
+            chat_template=chat_template,
+            on_progress=lambda progress: self._send(_LOAD, progress),
+        )
+        threading.Thread(target=self._work, args=(engine,), daemon=True).start()
+        cancels: dict[int, threading.Event] = {}
+        with contextlib.suppress(EOFError, OSError):
+            while (request := self._connection.recv()) is not None:
+                number, method, args = request
+                if method == "generate":
+                    cancels[number] = threading.Event()
+                    self._turns.put((number, args, cancels[number]))
+                elif method == "cancel":
+                    if number in cancels:
+                        cancels.pop(number).set()
+                else:
+                    conversation, tools, options_ = args
+                    with self._told(number):
+                        self._send(number, engine.render(conversation, tools=tools, options=options_))
+        signal.alarm(3 * ENDING_S)  # whatever holds it up
+        engine.close()
+        engine.join()
+
+    def _work(self, engine: LocalEngine) -> None:
+        """The thread of the turns."""
+        with self._told(_LOAD):
+            self._send(_LOAD, engine.wait())
+        while True:
+            number, (conversation, tools, options), cancel = self._turns.get()
+            with self._told(number):
+                for event in engine.generate(conversation, tools=tools, options=options, cancel=cancel):
+                    self._send(number, event)
+                self._send(number, None)
+
+    @contextlib.contextmanager
+    def _told(self, number: int) -> Iterator[None]:
+        """Faults inside go to whoever waits for the request."""
+        try:
+            yield
+        except Exception as e:
+            error = (
+                e if isinstance(e, GlmChatError) else ModelError(f"internal error, {type(e).__name__}: {e}")
+            )
+            self._send(number, _Fault(error, traceback.format_exc()))
+
+    def _send(self, number: int, value: object) -> None:
+        with self._lock, contextlib.suppress(OSError):  # nobody is there any more: `run` finds out
+            self._connection.send((number, value))

@@ -1,0 +1,212 @@
+"""WorkerEngine: it conforms, and the death of its process costs one message."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from glmchat.chat import Chat
+from glmchat.engine.memory import LoadOptions
+from glmchat.engine.worker import WorkerEngine
+from glmchat.errors import ModelError, UsageError
+from glmchat.events import AnswerDelta, LoadProgress, PromptReady
+from glmchat.messages import Conversation
+from tests import tiny
+
+from .conformance import GREEDY, EngineConformance, ask, done, text
+
+
+@pytest.fixture(scope="module")
+def shared(tiny_glm: Path) -> Iterator[WorkerEngine]:
+    with WorkerEngine(str(tiny_glm)) as engine:
+        engine.wait()
+        yield engine
+
+
+class TestWorkerEngine(EngineConformance):
+    @pytest.fixture
+    def engine(self, shared: WorkerEngine, request: pytest.FixtureRequest, tiny_glm: Path) -> WorkerEngine:
+        if "close" in request.node.name:
+            engine = WorkerEngine(str(tiny_glm))
+            engine.wait()
+            return engine
+        return shared
+
+
+def gone(pid: int, patience_s: float = 20) -> bool:
+    """Whether the process has ended, or does so soon."""
+    deadline = time.monotonic() + patience_s
+    while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return not Path(f"/proc/{pid}").exists()
+
+
+@pytest.fixture
+def engine(tiny_glm: Path) -> Iterator[WorkerEngine]:
+    with WorkerEngine(str(tiny_glm)) as engine:
+        engine.wait()
+        yield engine
+    assert gone(engine.pid)
+
+
+def kill_in_the_answer(chat: Chat, engine: WorkerEngine, sign: int = signal.SIGKILL) -> str:
+    """Ask, kill the engine when some of the answer is there; the fault, which `send` must raise."""
+    turn = chat.send(tiny.COUNT.question)
+    while not isinstance(next(turn), AnswerDelta):
+        pass
+    os.kill(engine.pid, sign)
+    with pytest.raises(ModelError) as fault:
+        list(turn)
+    return str(fault.value)
+
+
+def test_killed_in_the_middle_of_an_answer(engine: WorkerEngine) -> None:
+    chat = Chat(engine, options=GREEDY)
+    pid = engine.pid
+    assert "was killed, as the system does when memory runs out" in kill_in_the_answer(chat, engine)
+    question, partial = chat.conversation.messages
+    assert question.content == tiny.COUNT.question
+    assert partial.interrupted
+    assert partial.content
+    assert tiny.LONG.startswith(partial.content)
+
+    events = list(chat.send(tiny.HELLO.question))
+    assert isinstance(events[0], LoadProgress), "another is started"
+    assert len(chat.conversation) == 4
+    assert engine.pid != pid
+    assert not any(isinstance(e, LoadProgress) for e in chat.send(tiny.HELLO.question))
+
+
+def test_what_a_dying_process_says_is_told(engine: WorkerEngine) -> None:
+    assert "was ended by SIGABRT" in kill_in_the_answer(Chat(engine, options=GREEDY), engine, signal.SIGABRT)
+
+
+def test_killed_between_two_turns(engine: WorkerEngine) -> None:
+    name = engine.wait().name
+    pid = engine.pid
+    os.kill(pid, signal.SIGKILL)
+    assert gone(pid)
+    assert engine.info.name == name, "what a toolbar shows needs no process"
+    with pytest.raises(ModelError, match="was killed"):
+        engine.render(Conversation([{"role": "user", "content": "x"}]))
+    assert text(ask(engine, tiny.HELLO.question), AnswerDelta) == "Hello! How can I help you?"
+
+
+def test_killed_while_it_loads(tiny_glm: Path) -> None:
+    with WorkerEngine(str(tiny_glm)) as engine:
+        os.kill(engine.pid, signal.SIGKILL)
+        with pytest.raises(ModelError, match=r"was killed.*nothing runs"):
+            engine.wait()
+        with pytest.raises(ModelError, match="was killed"):
+            ask(engine, tiny.HELLO.question)
+
+
+def test_the_load_of_another_process_can_be_left(engine: WorkerEngine) -> None:
+    os.kill(engine.pid, signal.SIGKILL)
+    assert gone(engine.pid)
+    cancel = threading.Event()
+    seen = []
+    for event in engine.generate(
+        Conversation([{"role": "user", "content": tiny.HELLO.question}]), options=GREEDY, cancel=cancel
+    ):
+        seen.append(event)
+        cancel.set()
+    assert done(seen).finish_reason == "interrupted"
+    assert text(ask(engine, tiny.HELLO.question), AnswerDelta) == "Hello! How can I help you?"
+
+
+def test_a_turn_that_is_left_stops_soon_and_the_next_is_not_disturbed(engine: WorkerEngine) -> None:
+    conversation = Conversation([{"role": "user", "content": tiny.COUNT.question}])
+    for _ in range(3):
+        events = engine.generate(conversation, options=GREEDY)
+        while not isinstance(next(events), AnswerDelta):
+            pass
+        events.close()
+        answered = ask(engine, tiny.HELLO.question)
+        assert isinstance(answered[0], PromptReady)
+        assert text(answered, AnswerDelta) == "Hello! How can I help you?"
+
+
+def test_faults_of_loading_come_whole() -> None:
+    with WorkerEngine("./no/such/folder") as engine:
+        for _ in range(2):
+            with pytest.raises(ModelError, match="neither an existing folder") as fault:
+                ask(engine, "hello")
+        assert "resolve" in str(fault.value.__cause__), "where it happened, for --debug"
+        with pytest.raises(ModelError, match="neither an existing folder"):
+            _ = engine.info
+    assert gone(engine.pid)
+
+
+def test_an_option_that_cannot_be_read_is_told_at_once() -> None:
+    with pytest.raises(UsageError):
+        WorkerEngine("demo", LoadOptions(max_memory="much"))
+
+
+def test_closed_engine_refuses(engine: WorkerEngine) -> None:
+    engine.close()
+    with pytest.raises(ModelError, match="closed"):
+        ask(engine, "hello")
+
+
+def test_closing_ends_a_running_turn(engine: WorkerEngine) -> None:
+    events = engine.generate(Conversation([{"role": "user", "content": tiny.COUNT.question}]), options=GREEDY)
+    next(events)
+    engine.close()
+    assert gone(engine.pid)
+    assert done(events).finish_reason in ("interrupted", "stop")
+
+
+def test_a_load_that_is_closed_is_not_waited_for(tiny_glm: Path) -> None:
+    engine = WorkerEngine(str(tiny_glm))
+    began = time.monotonic()
+    engine.close()
+    assert time.monotonic() - began < 0.5
+    with pytest.raises(ModelError, match="closed"):
+        engine.wait()
+    assert gone(engine.pid)
+
+
+CHILD = """
+import sys, time
+from glmchat.engine.worker import WorkerEngine
+engine = WorkerEngine(sys.argv[1])
+engine.wait()
+print(engine.pid, flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGTERM])
+def test_the_process_ends_with_its_parent(tiny_glm: Path, sign: int) -> None:
+    parent = subprocess.Popen([sys.executable, "-c", CHILD, str(tiny_glm)], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    with parent, parent.stdout:
+        pid = int(parent.stdout.readline())
+        parent.send_signal(sign)
+    assert gone(pid)
+
+
+def test_ctrl_c_of_the_whole_group_does_not_reach_it(engine: WorkerEngine) -> None:
+    os.kill(engine.pid, signal.SIGINT)
+    assert text(ask(engine, tiny.HELLO.question), AnswerDelta) == "Hello! How can I help you?"
+
+
+def test_files_of_the_current_folder_are_not_taken_for_modules(
+    tiny_glm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("os", "json", "torch", "glmchat", "queue", "pickle"):
+        (tmp_path / f"{name}.py").write_text("open('taken', 'w')\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [p for p in sys.path if p])
+    with WorkerEngine(str(tiny_glm)) as engine:
+        assert text(ask(engine, tiny.HELLO.question), AnswerDelta) == "Hello! How can I help you?"
+    assert not (tmp_path / "taken").exists()
