@@ -190,6 +190,12 @@ class Chat:
             _append_question(conversation, question)
         return self.engine.render(conversation, tools=self._declarations, options=self.options)
 
+    def prepare(self) -> None:
+        """Let the engine read ahead what the next message will follow. Returns at once."""
+        conversation = self.visible.copy()
+        _append_question(conversation, "…")
+        self.engine.prepare(conversation, tools=self._declarations, options=self.options)
+
     @property
     def visible(self) -> Conversation:
         """What the model sees of the conversation: all but the exchanges that were dropped."""

@@ -136,12 +136,17 @@ class ToolDone:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Token counts of one turn; `cached_tokens` are those of the prompt that were not computed anew."""
+    """Token counts of one turn; `cached_tokens` are those of the prompt that were not computed anew.
+
+    `drafted_tokens` were guessed ahead, of which `accepted_tokens` came out as guessed.
+    """
 
     prompt_tokens: int = 0
     cached_tokens: int = 0
     completion_tokens: int = 0
     reasoning_tokens: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +190,8 @@ def sum_usage(rounds: Sequence[Usage]) -> Usage:
         rounds[-1],
         completion_tokens=sum(u.completion_tokens for u in rounds),
         reasoning_tokens=sum(u.reasoning_tokens for u in rounds),
+        drafted_tokens=sum(u.drafted_tokens for u in rounds),
+        accepted_tokens=sum(u.accepted_tokens for u in rounds),
     )
 
 

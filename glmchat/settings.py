@@ -72,6 +72,7 @@ SWITCH = Kind("true or false", lambda text: _WORDS.get(text.lower()), lambda v: 
 DTYPE = _choice("auto", "bfloat16", "float16", "float32")
 OVERFLOW = _choice("drop-oldest", "error")
 ON_OFF = _choice("on", "off")
+SPECULATE = _choice("auto", "mtp", "lookup", "off")
 PATH = Kind("a path", os.path.expanduser, lambda v: isinstance(v, str) and v != "")
 
 
@@ -114,6 +115,9 @@ class Settings:
     offload_dir: str | None = _setting(None, PATH, MODEL, "folder for weights that fit nowhere else", "DIR")
     dtype: str = _setting("auto", DTYPE, MODEL, "type of the weights")
     attn: str | None = _setting(None, TEXT, MODEL, "attention kernel: sdpa, eager, flash_attention_2", "NAME")
+    speculate: str = _setting(
+        "auto", SPECULATE, MODEL, "guess tokens ahead, where it pays; never changes them"
+    )
     chat_template: str = _setting("auto", TEXT, MODEL, "auto, glm-4.5, glm-4.7 or a FILE", "NAME")
 
     think: bool = _setting(True, SWITCH, ANSWER, "let the model think before it answers (default)")

@@ -99,6 +99,9 @@ class ScriptedEngine:
         finally:
             self.abandoned += not whole
 
+    def prepare(self, *_: Any, **__: Any) -> None:
+        pass
+
     def render(
         self,
         conversation: Conversation,

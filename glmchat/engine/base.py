@@ -72,6 +72,19 @@ class Engine(Protocol):
         """
         ...
 
+    def prepare(
+        self,
+        conversation: Conversation,
+        *,
+        tools: Sequence[dict[str, Any]] = (),
+        options: GenerationOptions | None = None,
+    ) -> None:
+        """A hint: the next turn will be this one, with another text in its last message. Returns at once.
+
+        The engine may prefill what will stand before that text until `generate` is called.
+        """
+        ...
+
     def render(
         self,
         conversation: Conversation,

@@ -8,48 +8,106 @@ computed anew, because its logits are what comes next.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
+
+MOST_BRANCHES = 8
+REWOUND = 16
+"""An MTP cache that lacks more tokens than this is not worth computing them anew."""
+
+
+@dataclass(slots=True, eq=False)
+class Branch:
+    """A KV cache of transformers, and the token ids that it holds."""
+
+    cache: Any
+    ids: list[int] = field(default_factory=list)
+    drafts: Any = None
+    """The MTP layer's own cache for the first of these tokens; None where nothing was drafted by it."""
+
+    @property
+    def nbytes(self) -> int:
+        caches = [self.cache] + [self.drafts] * (self.drafts is not None)
+        tensors = [t for c in caches for layer in c.layers for t in (layer.keys, layer.values)]
+        return sum(t.nbytes for t in tensors if t is not None)
+
+    def rewind(self, count: int) -> None:
+        """Take the last `count` tokens out."""
+        self.cache.crop(-count)
+        del self.ids[len(self.ids) - count :]
 
 
 class PrefixCache:
-    """The KV cache of the last turn and the token ids that it holds.
+    """The KV caches of the newest conversations, or branches of one.
 
-    `new_cache` makes an empty cache of transformers. Only caches that can be cut anywhere are reused:
-    all layers dynamic and with full attention.
+    `new_cache` makes an empty cache of transformers. Only caches that can be cut anywhere are reused: all
+    layers dynamic and with full attention. All but the newest are given up when they are more than
+    MOST_BRANCHES, or together larger than `limit` bytes.
     """
 
-    def __init__(self, new_cache: Callable[[], Any]) -> None:
+    def __init__(self, new_cache: Callable[[], Any], limit: int) -> None:
         self._new_cache = new_cache
-        self._ids: list[int] = []
-        self._cache: Any = None
+        self._limit = limit
+        self._branches: list[Branch] = []  # the newest last
 
-    def begin(self, prompt: Sequence[int]) -> tuple[Any, int]:
-        """A cache for `prompt` and how many of its first tokens it already holds, at most all but one."""
-        cache, held = self._cache, self._ids
-        self.drop()  # until `keep` says that the turn left it sound
-        if cache is None or not _croppable(cache):
-            return self._new_cache(), 0
-        common = _common_prefix(held, prompt[: len(prompt) - 1])
-        if common == 0:
-            return self._new_cache(), 0
-        cache.crop(common - len(held))  # negative: how many to remove; 0 removes none
-        return cache, common
+    def begin(self, prompt: Sequence[int]) -> Branch:
+        """A branch that holds some of the first tokens of `prompt`, at most all but one.
 
-    def keep(self, cache: Any, ids: list[int]) -> None:
-        """Remember `cache`, which holds exactly `ids`, for the next turn."""
-        self._cache, self._ids = cache, ids
+        It is taken out until `keep` says that the turn left it sound: a fault in the middle of a forward
+        leaves layers of unequal length. One that shares less than half of what it holds is another
+        conversation, which is copied from and stays.
+        """
+        wanted = prompt[: len(prompt) - 1]
+        best = max(self._branches, key=lambda branch: common_prefix(branch.ids, wanted), default=None)
+        common = common_prefix(best.ids, wanted) if best is not None else 0
+        if best is None or common == 0:
+            return Branch(self._new_cache())
+        size = best.nbytes * common // len(best.ids)
+        if 2 * common < len(best.ids) and size + self._nbytes <= self._limit:
+            return self._copy(best, common)
+        self._branches.remove(best)
+        if best.drafts is not None:
+            # Its next entry needs the trunk's state of the last token, so that one is computed again.
+            length = min(common - 1, best.drafts.get_seq_length())
+            if common - length > REWOUND:
+                best.drafts = None
+            else:
+                common = length
+                best.drafts.crop(min(0, length - best.drafts.get_seq_length()))
+        best.rewind(len(best.ids) - common)
+        return best
+
+    def keep(self, branch: Branch) -> None:
+        """Remember a branch, whose cache holds exactly its ids, for the next turn."""
+        if not is_croppable(branch.cache):
+            return
+        self._branches.append(branch)
+        while len(self._branches) > MOST_BRANCHES or (len(self._branches) > 1 and self._nbytes > self._limit):
+            del self._branches[0]
 
     def drop(self) -> None:
-        """Forget it, as after a fault in the middle of a forward, which leaves layers of unequal length."""
-        self._cache, self._ids = None, []
+        """Forget all of them."""
+        self._branches.clear()
+
+    @property
+    def _nbytes(self) -> int:
+        return sum(branch.nbytes for branch in self._branches)
+
+    def _copy(self, source: Branch, length: int) -> Branch:
+        branch = Branch(self._new_cache(), source.ids[:length])
+        for number, layer in enumerate(source.cache.layers):
+            branch.cache.update(layer.keys[..., :length, :], layer.values[..., :length, :], number)
+        return branch
 
 
-def _croppable(cache: Any) -> bool:
+def is_croppable(cache: Any) -> bool:
+    """Whether it can be cut back to any length."""
     layers: list[Any] = getattr(cache, "layers", None) or []
-    return bool(layers) and all(type(layer).__name__ == "DynamicLayer" for layer in layers)
+    return bool(layers) and all(type(layer).__name__ in ("DynamicLayer", "GrowingLayer") for layer in layers)
 
 
-def _common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
+def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
+    """How many of their first tokens are the same."""
     for position, (x, y) in enumerate(zip(a, b, strict=False)):
         if x != y:
             return position

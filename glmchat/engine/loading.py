@@ -21,7 +21,9 @@ from ..errors import ModelError
 from ..events import LoadProgress
 from ..glm.checkpoints import Checkpoint
 from .faults import one_line
-from .memory import DeviceMap, LoadOptions
+from .kv import growing
+from .memory import DeviceMap, LoadOptions, free_memory
+from .mtp import MtpHead, compute_device, load_mtp
 from .progress import OnProgress, WeightsBar
 
 
@@ -63,7 +65,9 @@ def load_model(checkpoint: Checkpoint, options: LoadOptions, on_progress: OnProg
                 **({"attn_implementation": options.attn} if options.attn else {}),
             )
         _check_complete(checkpoint.name, info)
-        return LoadedModel(model.eval(), undo.pop_all())
+        return LoadedModel(
+            model.eval(), undo.pop_all(), speculate=options.speculate, folder=checkpoint.folder
+        )
     raise AssertionError("unreachable")  # mypy: ExitStack may swallow exceptions, ours does not
 
 
@@ -74,7 +78,7 @@ class LoadedModel:
     with them, so that each forward moves them. `on_close` undoes what loading left on disk.
     """
 
-    def __init__(self, model: Any, on_close: contextlib.ExitStack) -> None:
+    def __init__(self, model: Any, on_close: contextlib.ExitStack, *, speculate: str, folder: Path) -> None:
         import torch
         from transformers import DynamicCache
 
@@ -84,14 +88,21 @@ class LoadedModel:
         self.close = weakref.finalize(self, on_close.close)  # at the latest when the program ends
         placed = {str(d) for d in (getattr(model, "hf_device_map", None) or {"": model.device}).values()}
         gpus = sorted(f"cuda:{d}" if d.isdecimal() else d for d in placed - {"cpu", "disk"})
+        self._devices = gpus
         parts = [f"{len(gpus)} GPUs"] if len(gpus) > 1 else gpus
         self.devices = " + ".join(parts + [d for d in ("cpu", "disk") if d in placed])
         self.offloaded = "disk" in placed or (bool(gpus) and "cpu" in placed)
         self.dtype = str(model.dtype).removeprefix("torch.")
         self.parameters = sum(p.numel() for p in model.parameters())
-        self.input_device = _compute_device(model.get_input_embeddings())
+        self.input_device = compute_device(model.get_input_embeddings())
         accepted = inspect.signature(model.forward).parameters
-        self._last_only = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
+        self._keeps_few = "logits_to_keep" in accepted
+        self.mtp = None if speculate in ("off", "lookup") else self._load_mtp(folder, speculate == "mtp")
+        """The checkpoint's own MTP layer, if it is to guess tokens."""
+        # Each forward of offloaded weights is slow, but more experts in it are slower still.
+        auto = self.mtp is not None or not self.offloaded
+        self.speculates = speculate != "off" and (auto or speculate != "auto")
+        """Tokens are guessed ahead."""
 
     def ids(self, token_ids: Sequence[int]) -> Any:
         """The ids as a tensor of shape [1, n] where the model takes them."""
@@ -99,13 +110,31 @@ class LoadedModel:
 
     def new_cache(self) -> Any:
         """An empty KV cache with the layers that the model's config calls for."""
-        return self._cache_class(config=self._model.config)
+        return growing(self._cache_class(config=self._model.config))
 
-    def forward(self, ids: Any, cache: Any) -> Any:
-        """Run new ids [1, n] after what `cache` holds, which grows by them. Logits [1, vocab] of the last."""
-        return self._model(input_ids=ids, past_key_values=cache, use_cache=True, **self._last_only).logits[
-            :, -1
-        ]
+    def forward(self, ids: Any, cache: Any, rows: int = 1) -> tuple[Any, Any]:
+        """Run new ids [1, n] after what `cache` holds, which grows by them.
+
+        The logits [rows, vocab] of the last rows; and where there is an MTP layer, which builds on them, the
+        states [1, n, hidden] of all, after the final norm.
+        """
+        model = self._model
+        if self.mtp is not None:
+            states = model.model(input_ids=ids, past_key_values=cache, use_cache=True).last_hidden_state
+            return model.lm_head(states[:, -rows:])[0], states
+        few = {"logits_to_keep": rows} if self._keeps_few else {}
+        return model(input_ids=ids, past_key_values=cache, use_cache=True, **few).logits[0, -rows:], None
+
+    def join(self, states: Any, more: Any) -> Any:
+        """States [1, n, hidden] and those of the tokens behind them."""
+        return self._torch.cat([states, more], dim=1)
+
+    def spare_memory(self) -> int:
+        """Bytes that KV caches of earlier conversations may take: a quarter of what is free."""
+        cuda = {d for d in self._devices if d.startswith("cuda")}
+        if cuda:
+            return sum(self._torch.cuda.mem_get_info(d)[0] for d in cuda) // 4
+        return free_memory() // 4
 
     def generator(self, seed: int | None, device: Any) -> Any:
         """A source of random numbers on `device`; without a seed, a different one each time."""
@@ -137,19 +166,25 @@ class LoadedModel:
         finally:
             model.set_experts_implementation("grouped_mm")
 
+    def _load_mtp(self, folder: Path, wanted: bool) -> MtpHead | None:
+        """Raises ModelError where it is `wanted` and not there."""
+        head = None
+        if wanted or not self.offloaded:
+            try:
+                head = load_mtp(self._model, folder)
+            except self._torch.OutOfMemoryError:
+                if wanted:
+                    raise
+        if wanted and head is None:
+            raise ModelError(
+                f"--speculate mtp: {folder.name} has no MTP layer that can be run; use lookup or auto."
+            )
+        return head
+
     def free_memory(self) -> None:
         """Give memory that torch keeps for reuse back to the device, after a fault."""
         if self._torch.cuda.is_available():
             self._torch.cuda.empty_cache()
-
-
-def _compute_device(embedding: Any) -> Any:
-    """Where the embedding computes; offloaded weights are on meta, and follow the ids there."""
-    import torch
-
-    if embedding.weight.device.type != "meta":
-        return embedding.weight.device
-    return torch.device(getattr(getattr(embedding, "_hf_hook", None), "execution_device", None) or "cpu")
 
 
 def _check_devices(device_map: DeviceMap, max_memory: dict[int | str, int] | None) -> None:

@@ -26,7 +26,7 @@ from .loading import load_model
 from .memory import LoadOptions
 from .outbox import Outbox
 from .progress import OnProgress
-from .turn import Turn, TurnRunner
+from .turn import Ahead, Turn, TurnRunner
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ class LocalEngine:
     ) -> None:
         options = options or LoadOptions()
         options.placement()  # an option that cannot be read is told at once
-        self._turns: queue.SimpleQueue[Turn | None] = queue.SimpleQueue()
+        self._turns: queue.SimpleQueue[Turn | Ahead | None] = queue.SimpleQueue()
         self._loaded = threading.Event()
         self._closing = threading.Event()
         self._lock = threading.Lock()
@@ -104,6 +104,16 @@ class LocalEngine:
             yield from outbox
         finally:
             abandoned.set()
+
+    def prepare(
+        self,
+        conversation: Conversation,
+        *,
+        tools: Sequence[dict[str, Any]] = (),
+        options: GenerationOptions | None = None,
+    ) -> None:
+        """Prefill in the inference thread until something else is to be done there; see Engine.prepare."""
+        self._turns.put(Ahead(conversation.messages, tuple(tools), options or GenerationOptions()))
 
     def render(
         self,
@@ -162,6 +172,9 @@ class LocalEngine:
         finally:
             self._loaded.set()
         while (turn := self._turns.get()) is not None:
+            if isinstance(turn, Ahead):
+                self._read_ahead(runner, turn)
+                continue
             try:
                 with one_line(load.model, "answering"):
                     runner.run(turn)
@@ -171,6 +184,12 @@ class LocalEngine:
                 turn.outbox.fail(e)
         self._runner = None
         runner.close()
+
+    def _read_ahead(self, runner: TurnRunner, ahead: Ahead) -> None:
+        try:
+            runner.read_ahead(ahead, lambda: self._closing.is_set() or not self._turns.empty())
+        except Exception:  # nobody waits for it: the turn itself will tell
+            log.debug("prefilling ahead failed", exc_info=True)
 
 
 def _any_set(flags: tuple[threading.Event, ...]) -> Callable[[], bool]:

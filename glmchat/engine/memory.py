@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ class LoadOptions:
     """How weights are found and placed; the fields are the command line's options of the same name.
 
     `dtype` auto keeps the checkpoint's own type. `offload_dir` is needed only when weights go to disk.
+    `speculate` is auto, mtp, lookup or off.
     """
 
     device_map: str = "auto"
@@ -34,6 +36,7 @@ class LoadOptions:
     token: str | None = None
     offline: bool = False
     trust_remote_code: bool = False
+    speculate: str = "auto"
 
     def placement(self) -> tuple[DeviceMap, dict[int | str, int] | None]:
         """The device map and the memory limits. Raises: UsageError when they cannot be read."""
@@ -92,3 +95,8 @@ def parse_device_map(text: str) -> DeviceMap:
                 "cuda:N, cpu or disk."
             )
     return placement
+
+
+def free_memory() -> int:
+    """Bytes of this machine's memory that nobody uses."""
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

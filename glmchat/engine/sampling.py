@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from ..glm.checkpoints import SamplingDefaults
@@ -15,14 +16,18 @@ class Sampler:
     """Greedy or random choice, by the person's options over the checkpoint's defaults.
 
     Greedy when asked, at temperature 0, or when neither side asks for sampling. The filters apply in
-    the order temperature, top_k, top_p, min_p.
+    the order temperature, top_k, top_p, min_p. `generator` makes the source of random numbers for the device
+    that the logits turn out to be on.
     """
 
-    def __init__(self, defaults: SamplingDefaults, options: GenerationOptions, generator: Any) -> None:
+    def __init__(
+        self, defaults: SamplingDefaults, options: GenerationOptions, generator: Callable[[Any], Any]
+    ) -> None:
         def pick(own: Any, default: Any, neutral: Any) -> Any:
             return own if own is not None else default if default is not None else neutral
 
-        self._generator = generator
+        self._new_generator = generator
+        self._generator: Any = None
         self._temperature = float(pick(options.temperature, defaults.temperature, 1.0))
         self._top_p = float(pick(options.top_p, defaults.top_p, 1.0))
         self._top_k = int(pick(options.top_k, defaults.top_k, 0))
@@ -38,6 +43,8 @@ class Sampler:
             logits = _penalise(logits.float(), history, self._penalty)
         if self.greedy:
             return logits.argmax(-1)
+        if self._generator is None:
+            self._generator = self._new_generator(logits.device)
         logits = logits.float() / self._temperature
         order = None
         if 0 < self._top_k < logits.shape[-1]:
@@ -50,6 +57,18 @@ class Sampler:
             probabilities = probabilities.masked_fill(probabilities < floor, 0.0)
         chosen = probabilities.multinomial(1, generator=self._generator)
         return (chosen if order is None else order.gather(-1, chosen)).squeeze(-1)
+
+    def each(self, logits: Any) -> Iterator[int]:
+        """The chosen id of each row of `logits` [n, vocabulary], one after the other as they are asked for.
+
+        No random number is drawn for a row that is not, so that a seed gives the same text however many
+        tokens were guessed ahead.
+        """
+        if self.greedy:
+            yield from logits.argmax(-1).tolist()
+        else:
+            for row in range(len(logits)):
+                yield int(self(logits[row : row + 1]))
 
 
 def _nucleus(probabilities: Any, order: Any, top_p: float) -> tuple[Any, Any]:

@@ -1,4 +1,4 @@
-"""One turn on a loaded model: encode, prefill in chunks, decode step by step, parse, report.
+"""One turn on a loaded model: encode, prefill, decode, parse, report.
 
 torch comes in with the LoadedModel; this module imports none of it.
 """
@@ -28,7 +28,8 @@ from ..glm.encode import Prompt, PromptEncoder
 from ..glm.parser import OutputParser
 from ..messages import Message
 from .base import GenerationOptions
-from .cache import PrefixCache
+from .cache import common_prefix
+from .decode import CHUNK_AHEAD, Decoder, Decoding
 from .detokenize import Detokenizer
 from .loading import LoadedModel
 from .outbox import Outbox
@@ -36,11 +37,6 @@ from .sampling import Sampler
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
-
-CHUNK_CPU, CHUNK_GPU, CHUNK_OFFLOADED = 512, 2048, 4096
-"""Prompt tokens per prefill forward, after each of which the turn can be stopped. Fixed, not adapted to
-the machine's speed, so that the same prompt gives the same numbers; large where each forward has to move
-weights between devices."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +51,15 @@ class Turn:
     started: float
 
 
+@dataclass(frozen=True, slots=True)
+class Ahead:
+    """What the next turn will be, but for the text of its last message."""
+
+    messages: tuple[Message, ...]
+    tools: tuple[dict[str, Any], ...]
+    options: GenerationOptions
+
+
 class TurnRunner:
     """Runs turns one after the other on a loaded model; the KV cache lives on from turn to turn."""
 
@@ -62,9 +67,7 @@ class TurnRunner:
         self._checkpoint = checkpoint
         self._encoder = encoder
         self._loaded = loaded
-        self._cache = PrefixCache(loaded.new_cache)
-        on_cpu = loaded.input_device.type == "cpu"
-        self._chunk = CHUNK_OFFLOADED if loaded.offloaded else CHUNK_CPU if on_cpu else CHUNK_GPU
+        self._decoder = Decoder(loaded)
 
     def run(self, turn: Turn) -> None:
         """Put the turn's events into its outbox, the last a TurnDone.
@@ -78,14 +81,34 @@ class TurnRunner:
         answer = Answer(turn, self._checkpoint.tokenizer, thinking_open=prompt.thinking_open)
         try:
             with self._loaded.inference():
-                cached, reason = self._decode(turn, prompt.ids, answer, budget)
+                decoding, reason = self._decode(turn, prompt.ids, answer, budget)
         except Exception as e:
             traceback.clear_frames(e.__traceback__)  # they hold the KV cache for as long as the error lives
             self._loaded.free_memory()
             raise
         if reason == "length" and budget != limit:
             reason = "context"
-        answer.finish(reason, prompt_tokens=len(prompt.ids), cached_tokens=cached)
+        answer.finish(reason, prompt_tokens=len(prompt.ids), decoding=decoding)
+
+    def read_ahead(self, ahead: Ahead, cancelled: Callable[[], bool]) -> None:
+        """Prefill what the next turn begins with, whatever is asked; most of it is in the cache already.
+
+        The template drops the reasoning of the turn before once another question follows, so all that comes
+        after it has to be computed again.
+        """
+        *before, last = ahead.messages
+        first, second = (
+            self.render([*before, replace(last, content=text)], ahead.tools, ahead.options).ids
+            for text in ("a", "b")
+        )
+        prompt = first[: common_prefix(first, second)]
+        if not prompt or len(prompt) >= (self._checkpoint.context_length or len(prompt) + 1):
+            return
+        with self._loaded.inference():
+            decoding = self._decoder.begin(prompt)
+            for _ in decoding.prefill(cancelled, chunk=CHUNK_AHEAD):
+                pass
+            decoding.keep()
 
     def render(
         self, messages: Sequence[Message], tools: Sequence[dict[str, Any]], options: GenerationOptions
@@ -100,7 +123,7 @@ class TurnRunner:
 
     def close(self) -> None:
         """Free the KV cache and what loading left on disk."""
-        self._cache.drop()
+        self._decoder.prefixes.drop()
         self._loaded.close()
 
     def _room(self, prompt_tokens: int) -> int | None:
@@ -117,44 +140,35 @@ class TurnRunner:
 
     def _decode(
         self, turn: Turn, prompt: list[int], answer: Answer, budget: int | None
-    ) -> tuple[int, FinishReason]:
-        """Prefill what the cache lacks, then decode. Returns the cached prompt tokens and why it ended."""
+    ) -> tuple[Decoding, FinishReason]:
+        """Prefill what the cache lacks, then decode. What was decoded, and why it ended."""
         loaded, eos, cancelled = self._loaded, self._checkpoint.eos_token_ids, turn.cancelled
-        cache, cached = self._cache.begin(prompt)
-        held = prompt[:cached]
-        turn.outbox.put(PromptReady(len(prompt), cached))
-        logits: Any = None
-        while len(held) < len(prompt):
-            if cancelled():
-                self._cache.keep(cache, held)
-                return cached, "interrupted"
-            chunk = prompt[len(held) : len(held) + self._chunk]
-            logits = loaded.forward(loaded.ids(chunk), cache)
-            held += chunk
-            turn.outbox.put(PrefillProgress(len(held), len(prompt)))
-            turn.outbox.flush()
         sample = Sampler(
-            self._checkpoint.sampling, turn.options, loaded.generator(turn.options.seed, logits.device)
+            self._checkpoint.sampling,
+            turn.options,
+            lambda device: loaded.generator(turn.options.seed, device),
         )
-        with loaded.decoding():
-            while True:
-                token = sample(logits, loaded.ids(held)[0] if sample.needs_history else None)
-                token_id = int(token)
-                if token_id in eos:
-                    answer.stop_token()
-                    reason: FinishReason = "stop"
-                    break
-                answer.token(token_id)
-                if answer.tokens == budget:
-                    reason = "length"
-                    break
-                if cancelled():
-                    reason = "interrupted"
-                    break
-                logits = loaded.forward(token.view(1, 1), cache)
-                held.append(token_id)
-        self._cache.keep(cache, held)
-        return cached, reason
+        decoding = self._decoder.begin(prompt, guess=not sample.needs_history)
+        turn.outbox.put(PromptReady(len(prompt), decoding.cached))
+        reason: FinishReason = "interrupted"
+        for done in decoding.prefill(cancelled):
+            turn.outbox.put(PrefillProgress(done, len(prompt)))
+            turn.outbox.flush()
+        if len(decoding.branch.ids) == len(prompt):
+            with loaded.decoding():
+                for token_id in decoding.tokens(sample, budget):
+                    if token_id in eos:
+                        answer.stop_token()
+                        reason = "stop"
+                        break
+                    answer.token(token_id)
+                    if answer.tokens == budget:
+                        reason = "length"
+                        break
+                    if cancelled():
+                        break
+        decoding.keep()
+        return decoding, reason
 
 
 class Answer:
@@ -188,7 +202,7 @@ class Answer:
         """The token that ends the turn: it counts but has no text."""
         self._count()
 
-    def finish(self, reason: FinishReason, *, prompt_tokens: int, cached_tokens: int) -> None:
+    def finish(self, reason: FinishReason, *, prompt_tokens: int, decoding: Decoding) -> None:
         """Close what is open and put the TurnDone."""
         self._put(self._parser.flush())
         result = self._parser.result
@@ -201,7 +215,14 @@ class Answer:
             tool_calls=result.tool_calls,
             interrupted=reason == "interrupted",
         )
-        usage = Usage(prompt_tokens, cached_tokens, self.tokens, self._reasoning_tokens)
+        usage = Usage(
+            prompt_tokens,
+            decoding.cached,
+            self.tokens,
+            self._reasoning_tokens,
+            drafted_tokens=decoding.guessed,
+            accepted_tokens=decoding.accepted,
+        )
         decoding_s = self._last_at - self._first_at
         timing = Timing(
             ttft_s=self._first_at - self._started if self.tokens else None,

@@ -125,6 +125,16 @@ class WorkerEngine:
             finally:
                 process.send(number, "cancel")
 
+    def prepare(
+        self,
+        conversation: Conversation,
+        *,
+        tools: Sequence[dict[str, Any]] = (),
+        options: GenerationOptions | None = None,
+    ) -> None:
+        """See Engine.prepare."""
+        self._process.send(_LOAD, "prepare", conversation, tuple(tools), options)
+
     def render(
         self,
         conversation: Conversation,
@@ -340,6 +350,9 @@ class _Server:
                 elif method == "cancel":
                     if number in cancels:
                         cancels.pop(number).set()
+                elif method == "prepare":
+                    conversation, tools, options_ = args
+                    engine.prepare(conversation, tools=tools, options=options_)
                 else:
                     conversation, tools, options_ = args
                     with self._told(number):

@@ -278,6 +278,7 @@ class App:
         self._screen.add(Said(sanitize(text)))
         if is_command(text):
             run_command(self, text)
+            self._read_ahead()
             return
         whole = text
         for word, paste in self._pastes.items():
@@ -296,6 +297,12 @@ class App:
     def _next(self) -> None:
         while self.queued and self._loaded and self._fault is None and self.running is None:
             self._do(self.queued.pop(0))
+        self._read_ahead()
+
+    def _read_ahead(self) -> None:
+        """While the person reads and types, the model reads what the next message will follow."""
+        if self.running is None and self.info is not None:
+            self.chat.prepare()
 
     def _turn_ended(self, ended: _TurnEnded) -> None:
         self._screen.end()

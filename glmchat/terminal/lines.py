@@ -40,6 +40,7 @@ class Lines:
         self._print(Note("glmchat · /help lists commands and keys"))
         _ = self.chat.engine.info
         while not self._leaving:
+            self.chat.prepare()
             try:
                 text = input(PROMPT)
                 if text.strip():

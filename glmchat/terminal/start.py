@@ -92,6 +92,7 @@ def open_engine(
         token=settings.token,
         offline=settings.offline,
         trust_remote_code=settings.trust_remote_code,
+        speculate=settings.speculate,
     )
     template = settings.chat_template
     if apart:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from glmchat.chat import Chat
-from glmchat.engine import turn
+from glmchat.engine import decode
 from glmchat.engine.base import GenerationOptions
 from glmchat.engine.loading import LoadedModel
 from glmchat.engine.local import LocalEngine, open_local
@@ -58,7 +58,7 @@ def test_greedy_answer_equals_that_of_generate(
     tiny_glm: Path, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a prompt that no weights know by heart, prefilled in chunks of any size."""
-    monkeypatch.setattr(turn, "CHUNK_CPU", chunk)
+    monkeypatch.setattr(decode, "CHUNK_CPU", chunk)
     question = "tell me something that is not among the sentences you know"
     with open_local(str(tiny_glm)) as engine:
         events = ask(engine, question, options=GenerationOptions(greedy=True, max_tokens=60))
@@ -93,11 +93,11 @@ class TestFaults:
         def arm(error: Exception, after: int) -> None:
             calls = iter(range(10**6))
 
-            def fail(self: LoadedModel, ids: Any, cache: Any) -> Any:
+            def fail(self: LoadedModel, ids: Any, cache: Any, rows: int = 1) -> Any:
                 if next(calls) == after:
-                    forward(self, ids, cache)  # the cache has grown when the fault comes
+                    forward(self, ids, cache, rows)  # the cache has grown when the fault comes
                     raise error
-                return forward(self, ids, cache)
+                return forward(self, ids, cache, rows)
 
             monkeypatch.setattr(LoadedModel, "forward", fail)
 
@@ -105,12 +105,13 @@ class TestFaults:
 
     @pytest.mark.parametrize("after", [0, 5])
     def test_fault_of_the_model_is_told_and_the_engine_stays_usable(
-        self, shared: LocalEngine, failing: Any, after: int
+        self, tiny_glm: Path, failing: Any, after: int
     ) -> None:
         failing(RuntimeError("broken\nkernel"), after)
-        with pytest.raises(ModelError, match="failed while answering: broken kernel"):
-            ask(shared, tiny.HELLO.question)
-        last = done(ask(shared, tiny.HELLO.question))
+        with open_local(str(tiny_glm)) as engine:
+            with pytest.raises(ModelError, match="failed while answering: broken kernel"):
+                ask(engine, tiny.HELLO.question)
+            last = done(ask(engine, tiny.HELLO.question))
         assert last.message.content == "Hello! How can I help you?"
         assert last.usage.cached_tokens == 0
 
@@ -156,7 +157,7 @@ def test_close_stops_a_running_turn(tiny_glm: Path) -> None:
 
 
 def test_cancel_between_prefill_chunks(tiny_glm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(turn, "CHUNK_CPU", 1)
+    monkeypatch.setattr(decode, "CHUNK_CPU", 1)
     cancel = threading.Event()
     seen = []
     with open_local(str(tiny_glm)) as engine:

@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import DynamicCache, LlamaConfig
 
-from glmchat.engine.cache import PrefixCache
+from glmchat.engine.cache import Branch, PrefixCache
 from glmchat.engine.detokenize import Detokenizer
+from glmchat.engine.kv import growing
 from glmchat.engine.outbox import INTERVAL_S, Outbox
 from glmchat.engine.progress import allot
 from glmchat.events import AnswerDelta, ThinkingDelta
@@ -65,15 +67,16 @@ class TestOutbox:
 
 class TestPrefixCache:
     def new_cache(self) -> Any:
-        from transformers import DynamicCache
+        return growing(DynamicCache(config=LlamaConfig(num_hidden_layers=2)))
 
-        return DynamicCache()
-
-    def fill(self, cache: Any, count: int) -> None:
+    def fill(self, branch: Branch, ids: list[int]) -> None:
+        """As a forward does; each token is its own key and value."""
         import torch
 
+        states = torch.tensor(ids, dtype=torch.float)[None, None, :, None].expand(-1, -1, -1, 4)
         for layer in range(2):
-            cache.update(torch.zeros(1, 1, count, 4), torch.zeros(1, 1, count, 4), layer)
+            branch.cache.update(states, states, layer)
+        branch.ids += ids
 
     @pytest.mark.parametrize(
         ("prompt", "common"),
@@ -87,33 +90,78 @@ class TestPrefixCache:
         ],
     )
     def test_cut_back_to_the_common_prefix(self, prompt: list[int], common: int) -> None:
-        prefix = PrefixCache(self.new_cache)
-        cache, held = prefix.begin([1, 2, 3, 4])
-        assert held == 0
-        self.fill(cache, 4)
-        prefix.keep(cache, [1, 2, 3, 4])
-        cache, held = prefix.begin(prompt)
-        assert held == common == cache.get_seq_length()
-        assert all(layer.get_seq_length() == common for layer in cache.layers)
+        prefix = PrefixCache(self.new_cache, 0)
+        branch = prefix.begin([1, 2, 3, 4])
+        assert branch.ids == []
+        self.fill(branch, [1, 2, 3, 4])
+        prefix.keep(branch)
+        branch = prefix.begin(prompt)
+        assert branch.ids == prompt[:common]
+        assert all(layer.get_seq_length() == common for layer in branch.cache.layers)
 
     def test_nothing_is_kept_unless_the_turn_says_so(self) -> None:
-        prefix = PrefixCache(self.new_cache)
-        cache, _ = prefix.begin([1, 2, 3])
-        self.fill(cache, 3)
-        prefix.keep(cache, [1, 2, 3])
+        prefix = PrefixCache(self.new_cache, 0)
+        self.fill(branch := prefix.begin([1, 2, 3]), [1, 2, 3])
+        prefix.keep(branch)
         prefix.begin([1, 2, 3, 4])  # and then a fault
-        assert prefix.begin([1, 2, 3, 4])[1] == 0
+        assert prefix.begin([1, 2, 3, 4]).ids == []
+
+    def held(self, prefix: PrefixCache, *conversations: list[int]) -> None:
+        for ids in conversations:
+            branch = prefix.begin(ids)
+            self.fill(branch, ids[len(branch.ids) :])
+            prefix.keep(branch)
+
+    def test_conversations_take_turns(self) -> None:
+        prefix = PrefixCache(self.new_cache, 10**6)
+        a, b = [1, 2, 3, 4, 5, 6], [1, 2, 7, 8, 9, 10]
+        self.held(prefix, a, b)
+        for ids in (a, b, a):
+            branch = prefix.begin(ids)
+            assert branch.ids == ids[:-1], "the other one did not cost it anything"
+            first = [int(layer.keys[0, 0, at, 0]) for layer in branch.cache.layers for at in range(5)]
+            assert first == ids[:-1] * 2, "and did not write into it"
+            self.fill(branch, ids[-1:])
+            prefix.keep(branch)
+
+    def test_a_branch_of_the_same_conversation_goes_on_in_place(self) -> None:
+        prefix = PrefixCache(self.new_cache, 10**6)
+        self.held(prefix, [1, 2, 3, 4, 5, 6], [1, 2, 3, 4, 7, 8])
+        assert prefix.begin([1, 2, 3, 4, 5, 6]).ids == [1, 2, 3, 4]
+
+    def test_the_oldest_go_when_memory_is_short(self) -> None:
+        one = [[n] * 10 for n in range(4)]
+        prefix = PrefixCache(self.new_cache, 10**6)
+        self.held(prefix, one[0])
+        size = prefix.begin(one[0]).nbytes * 10 // 9
+        prefix = PrefixCache(self.new_cache, 2 * size)
+        self.held(prefix, *one)
+        assert [len(prefix.begin(ids).ids) for ids in one] == [0, 0, 9, 9]
+        prefix = PrefixCache(self.new_cache, 0)
+        self.held(prefix, *one)
+        assert [len(prefix.begin(ids).ids) for ids in one] == [0, 0, 0, 9], "the newest always stays"
+
+    def test_cutting_and_going_on_equals_never_having_been_there(self) -> None:
+        import torch
+
+        grown, plain = self.new_cache(), DynamicCache()
+        torch.manual_seed(0)
+        for count in (3, 300, 1, 1, 500, 1):
+            keys, values = torch.rand(1, 1, count, 4), torch.rand(1, 1, count, 4)
+            ours = grown.update(keys, values, 0)
+            theirs = plain.update(keys, values, 0)
+            assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+            for cache in (grown, plain):
+                cache.crop(-1)
+        assert grown.get_seq_length() == plain.get_seq_length()
 
     def test_sliding_windows_are_not_reused(self) -> None:
-        from transformers import DynamicCache, MistralConfig
+        from transformers import MistralConfig
 
-        prefix = PrefixCache(
-            lambda: DynamicCache(config=MistralConfig(sliding_window=2, num_hidden_layers=2))
-        )
-        cache, _ = prefix.begin([1, 2, 3])
-        self.fill(cache, 3)
-        prefix.keep(cache, [1, 2, 3])
-        assert prefix.begin([1, 2, 3, 4])[1] == 0
+        config = MistralConfig(sliding_window=2, num_hidden_layers=2)
+        prefix = PrefixCache(lambda: growing(DynamicCache(config=config)), 10**6)
+        self.held(prefix, [1, 2, 3])
+        assert prefix.begin([1, 2, 3, 4]).ids == []
 
 
 def test_bytes_of_the_weights_are_allotted_to_what_they_become() -> None:

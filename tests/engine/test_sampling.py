@@ -28,8 +28,11 @@ def frequencies(sampler: Sampler, logits: torch.Tensor, history: torch.Tensor | 
 
 
 def make(defaults: SamplingDefaults | None = None, **options: Any) -> Sampler:
-    generator = torch.Generator().manual_seed(0)
-    return Sampler(defaults or SamplingDefaults(), GenerationOptions(**options), generator)
+    return Sampler(
+        defaults or SamplingDefaults(),
+        GenerationOptions(**options),
+        lambda device: torch.Generator(device).manual_seed(0),
+    )
 
 
 @pytest.mark.parametrize("vocabulary", [40, 3000])

@@ -162,7 +162,10 @@ def test_closing_ends_a_running_turn(engine: WorkerEngine) -> None:
     next(events)
     engine.close()
     assert gone(engine.pid)
-    assert done(events).finish_reason in ("interrupted", "stop")
+    try:
+        assert done(events).finish_reason in ("interrupted", "stop")
+    except ModelError as e:  # it was gone before it could say so
+        assert "closed" in str(e)
 
 
 def test_a_load_that_is_closed_is_not_waited_for(tiny_glm: Path) -> None:

@@ -1,0 +1,122 @@
+"""Our own decode loop: prefill in chunks over what the KV cache holds, then token by token, or several at
+once where they were guessed ahead.
+
+One place for sampling, stopping, cancelling, speculation and reuse of the cache. It stands on the model's
+forward and transformers' cache classes, and works on tensors without importing torch.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from .cache import Branch, PrefixCache, is_croppable
+from .draft import LONGEST_LOOKUP, LONGEST_MTP, Drafter, Lookup, Mtp, Pace
+
+if TYPE_CHECKING:
+    from .loading import LoadedModel
+    from .sampling import Sampler
+
+CHUNK_CPU, CHUNK_GPU, CHUNK_OFFLOADED = 512, 2048, 4096
+"""Prompt tokens per prefill forward, after each of which the turn can be stopped. Fixed, not adapted to
+the machine's speed, so that the same prompt gives the same numbers; large where each forward has to move
+weights between devices."""
+CHUNK_AHEAD = 64
+"""The same, where nobody waits for it: a message that is sent meanwhile waits for one of them."""
+
+
+class Decoder:
+    """Decodes one sequence after the other on a loaded model; KV caches and experience live on."""
+
+    def __init__(self, loaded: LoadedModel) -> None:
+        self.loaded = loaded
+        self.prefixes = PrefixCache(loaded.new_cache, loaded.spare_memory())
+        on_cpu = loaded.input_device.type == "cpu"
+        self.chunk = CHUNK_OFFLOADED if loaded.offloaded else CHUNK_CPU if on_cpu else CHUNK_GPU
+        self.pace: Pace | None = None
+        if loaded.speculates and is_croppable(loaded.new_cache()):
+            self.pace = Pace(LONGEST_LOOKUP if loaded.mtp is None else LONGEST_MTP)
+
+    def begin(self, prompt: Sequence[int], *, guess: bool = True) -> Decoding:
+        """A sequence that begins with `prompt`. Without `guess` no token is guessed ahead."""
+        return Decoding(self, prompt, guess=guess and self.pace is not None)
+
+
+class Decoding:
+    """One sequence. `branch` holds what the model has read of it, exactly, whenever no forward runs."""
+
+    def __init__(self, decoder: Decoder, prompt: Sequence[int], *, guess: bool) -> None:
+        self._loaded = decoder.loaded
+        self._prefixes = decoder.prefixes
+        self._chunk = decoder.chunk
+        self._pace = decoder.pace
+        self._prompt = prompt
+        self._logits: Any = None
+        self.branch: Branch = decoder.prefixes.begin(prompt)
+        self.cached = len(self.branch.ids)
+        """How many of the prompt's tokens need not be computed."""
+        self.guessed = self.accepted = 0
+        self._drafter: Drafter | None = None
+        if not guess or decoder.loaded.mtp is None:
+            self.branch.drafts = None
+        if guess:
+            mtp = decoder.loaded.mtp
+            self._drafter = Lookup(self.branch.ids) if mtp is None else Mtp(mtp, self._loaded, self.branch)
+
+    def prefill(self, cancelled: Callable[[], bool], *, chunk: int | None = None) -> Iterator[int]:
+        """Compute what the cache lacks of the prompt, `chunk` tokens at once; yields how many are done."""
+        size = chunk or self._chunk
+        while (done := len(self.branch.ids)) < len(self._prompt) and not cancelled():
+            part = list(self._prompt[done : done + size])
+            self._logits, states = self._forward(self._loaded.ids(part), part)
+            if self._drafter is not None:
+                self._drafter.read(part, states)
+            yield len(self.branch.ids)
+
+    def tokens(self, sample: Sampler, most: int | None) -> Iterator[int]:
+        """Sampled ids without end, of which the caller takes `most`; all of the prompt must be prefilled."""
+        if self._drafter is not None and self._pace is not None:
+            yield from self._guided(sample, most, self._drafter, self._pace)
+        logits, loaded = self._logits, self._loaded
+        while True:
+            token = sample(logits, loaded.ids(self.branch.ids)[0] if sample.needs_history else None)
+            token_id = int(token)
+            yield token_id
+            logits, _ = self._forward(token.view(1, 1), [token_id])
+
+    def _guided(self, sample: Sampler, most: int | None, drafter: Drafter, pace: Pace) -> Iterator[int]:
+        """The same by guesses: forwards of a token and what may follow it, cut back to what did."""
+        token_id = next(sample.each(self._logits))
+        left = 1 << 60 if most is None else most
+        while True:
+            yield token_id
+            left -= 1
+            began = time.perf_counter()
+            guesses = drafter.draft(token_id, min(pace.choose(), left - 1))
+            fed = [token_id, *guesses]
+            logits, states = self._forward(self._loaded.ids(fed), fed, rows=len(fed))
+            choices = sample.each(logits)
+            token_id = next(choices)
+            seconds = time.perf_counter() - began
+            right = 0
+            self.guessed += len(guesses)
+            while right < len(guesses) and token_id == guesses[right]:
+                right += 1
+                self.accepted += 1
+                yield token_id
+                token_id = next(choices)
+            left -= right
+            pace.observe(len(guesses), right, seconds)
+            if right < len(guesses):
+                self.branch.rewind(len(guesses) - right)
+            drafter.read(fed[: right + 1], states if states is None else states[:, : right + 1])
+
+    def keep(self) -> None:
+        """The sequence is over; what was computed may serve the next."""
+        self._prefixes.keep(self.branch)
+
+    def _forward(self, ids: Any, fed: list[int], rows: int = 1) -> tuple[Any, Any]:
+        out: tuple[Any, Any] = self._loaded.forward(ids, self.branch.cache, rows)
+        self.branch.ids += fed
+        return out

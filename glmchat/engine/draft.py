@@ -1,0 +1,148 @@
+"""Speculation: tokens that are guessed ahead, to be checked by the model several in one forward.
+
+Each guess is one fixed token, so checking it loses nothing: the token is sampled from the model's own
+distribution as ever, and where it is the guessed one, the forward that would follow has been made already.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from .cache import Branch
+    from .loading import LoadedModel
+    from .mtp import MtpHead
+
+LONGEST_LOOKUP, LONGEST_MTP = 16, 5
+"""Tokens guessed at most."""
+_MATCHED = (4, 3)  # tokens that must have stood there before; fewer are too often followed by something else
+_SLOW = 0.1  # share of the newest observation in an average
+_PLAIN_FIRST, _PLAIN_EVERY = 3, 64  # steps without a guess: what guessing is compared with
+_PROBE_EVERY = 32  # steps after which guessing is tried again where it did not pay
+
+
+class Pace:
+    """How many tokens to guess, so that the most come out in a second.
+
+    From averages of what was seen: the time of a plain step, what each guess adds to it, and how often a
+    guess is right. Where that says that no guess pays, one is made now and then all the same, to see.
+    """
+
+    def __init__(self, longest: int) -> None:
+        self._longest = longest
+        self._plain_s = 0.0
+        self._guess_s: float | None = None
+        self._right = 0.7
+        self._steps = 0
+
+    def choose(self) -> int:
+        """How many to guess in the next step."""
+        self._steps += 1
+        if self._steps <= _PLAIN_FIRST or self._steps % _PLAIN_EVERY == 0:
+            return 0
+        if self._guess_s is None:
+            return min(2, self._longest)
+        best = max(range(self._longest + 1), key=self._rate)
+        return best or int(self._steps % _PROBE_EVERY == 0)
+
+    def observe(self, guessed: int, right: int, seconds: float) -> None:
+        """A step with so many guesses took so long."""
+        if not guessed:
+            # The shortest of the first: they include what is only done once.
+            early = self._steps <= _PLAIN_FIRST and self._plain_s > seconds
+            self._plain_s = seconds if early else _towards(self._plain_s or seconds, seconds)
+            return
+        added = max(0.01 * self._plain_s, (seconds - self._plain_s) / guessed)
+        self._guess_s = added if self._guess_s is None else _towards(self._guess_s, added)
+        for _ in range(right):
+            self._right = _towards(self._right, 1.0)
+        if right < guessed:
+            self._right = _towards(self._right, 0.0)
+
+    def _rate(self, guesses: int) -> float:
+        """Tokens in a second with so many guesses, each as often right as those before it."""
+        tokens = sum(self._right**n for n in range(guesses + 1))
+        return tokens / (self._plain_s + guesses * (self._guess_s or 0.0) or 1.0)
+
+
+def _towards(average: float, newest: float) -> float:
+    return average + _SLOW * (newest - average)
+
+
+class Drafter(Protocol):
+    """Guesses what follows, in one turn."""
+
+    def read(self, ids: list[int], states: Any) -> None:
+        """The model has read these tokens; `states` [1, n, H] are its own of them, if it has an MTP layer."""
+        ...
+
+    def draft(self, token_id: int, most: int) -> list[int]:
+        """At most so many tokens that may follow `token_id`, which follows what was read."""
+        ...
+
+
+class Lookup:
+    """What followed the newest tokens where they stood before, in the prompt or the answer."""
+
+    def __init__(self, ids: list[int]) -> None:
+        """With what the model has read before."""
+        self._ids: list[int] = []
+        self._places: dict[tuple[int, ...], int] = {}  # of the token behind these
+        self.read(ids, None)
+
+    def read(self, ids: list[int], states: Any) -> None:
+        for token_id in ids:
+            at = len(self._ids)
+            for length in _MATCHED:
+                if at >= length:
+                    self._places[tuple(self._ids[at - length :])] = at
+            self._ids.append(token_id)
+
+    def draft(self, token_id: int, most: int) -> list[int]:
+        for length in _MATCHED:
+            at = self._places.get((*self._ids[len(self._ids) - length + 1 :], token_id))
+            if at is not None:
+                return self._ids[at : at + most]
+        return []
+
+
+class Mtp:
+    """GLM's own MTP layer, run again on its own output for more than one token."""
+
+    def __init__(self, head: MtpHead, loaded: LoadedModel, branch: Branch) -> None:
+        if branch.drafts is None:
+            branch.drafts = head.new_cache()
+        self._head = head
+        self._loaded = loaded
+        self._cache = branch.drafts
+        self._states: Any = None  # of tokens read whose last has no successor yet
+        self._ids: list[int] = []  # their successors, less that one
+
+    def read(self, ids: list[int], states: Any) -> None:
+        if self._states is None:
+            self._states, self._ids = states, ids[1:]
+        else:
+            self._states = self._loaded.join(self._states, states)
+            self._ids += ids
+        if len(self._ids) >= 64:  # a prompt, or an answer in which little is guessed
+            self._follow(len(self._ids))
+
+    def _follow(self, count: int) -> Any:
+        """Run the layer on so many of the tokens that were read; its states."""
+        out = self._head.forward(self._loaded.ids(self._ids[:count]), self._states[:, :count], self._cache)
+        self._states, self._ids = self._states[:, count:], self._ids[count:]
+        return out
+
+    def draft(self, token_id: int, most: int) -> list[int]:
+        if not most:
+            return []
+        self._ids.append(token_id)
+        state = self._follow(len(self._ids))[:, -1:]
+        self._states = None
+        guesses: list[Any] = []
+        for number in range(most):
+            if number:
+                state = self._head.forward(guesses[-1], state, self._cache)
+            guesses.append(self._head.logits(state).argmax(-1))
+        self._cache.crop(1 - most)  # what follows a guess
+        return [int(guess) for guess in guesses]
