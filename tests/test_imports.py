@@ -30,7 +30,7 @@ BELOW = {
 }
 VALUES = {"messages", "events", "errors"}
 HEAVY = {"torch", "transformers", "accelerate"}
-MAY_BE_HEAVY = {"engine/local.py", "engine/loading.py", "engine/memory.py"}
+MAY_BE_HEAVY = {"engine/local.py", "engine/loading.py", "engine/memory.py", "engine/mtp.py"}
 SCREEN = {"rich", "prompt_toolkit"}
 
 

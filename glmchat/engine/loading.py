@@ -23,6 +23,7 @@ from ..events import LoadProgress
 from ..glm.checkpoints import Checkpoint
 from .faults import one_line
 from .memory import DeviceMap, parse_device_map, parse_max_memory
+from .mtp import compute_device
 from .progress import OnProgress, WeightsBar
 
 
@@ -113,7 +114,7 @@ class LoadedModel:
         self.offloaded = "disk" in placed or (bool(gpus) and "cpu" in placed)
         self.dtype = str(model.dtype).removeprefix("torch.")
         self.parameters = sum(p.numel() for p in model.parameters())
-        self.input_device = _compute_device(model.get_input_embeddings())
+        self.input_device = compute_device(model.get_input_embeddings())
         accepted = inspect.signature(model.forward).parameters
         self._last_only = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
 
@@ -165,15 +166,6 @@ class LoadedModel:
         """Give memory that torch keeps for reuse back to the device, after a fault."""
         if self._torch.cuda.is_available():
             self._torch.cuda.empty_cache()
-
-
-def _compute_device(embedding: Any) -> Any:
-    """Where the embedding computes; offloaded weights are on meta, and follow the ids there."""
-    import torch
-
-    if embedding.weight.device.type != "meta":
-        return embedding.weight.device
-    return torch.device(getattr(getattr(embedding, "_hf_hook", None), "execution_device", None) or "cpu")
 
 
 def _check_devices(device_map: DeviceMap, max_memory: dict[int | str, int] | None) -> None:

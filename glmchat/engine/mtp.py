@@ -1,0 +1,225 @@
+"""GLM-4.5's next-token-prediction layer (MTP): from a hidden state of the trunk and the token that follows,
+the token after that.
+
+transformers leaves the layer's weights on disk. They stand behind the trunk's own, as layer 92 of GLM-4.5
+and layer 46 of GLM-4.5-Air: a decoder layer, and before it the projection that joins token and state.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from ..errors import ModelError
+
+WHOLE_FILE, INDEX_FILE = "model.safetensors", "model.safetensors.index.json"
+
+
+class MtpHead:
+    """The layer on a loaded trunk, whose embedding, lm_head and rotary embedding it shares.
+
+    `layer` holds its weights, named as on disk but for the decoder layer, which is `block`. `device` is
+    where it computes: there come hidden states and logits from.
+    """
+
+    def __init__(self, model: Any) -> None:
+        """With weights that are yet to be filled in."""
+        import torch
+        from torch import nn
+
+        self._model = model
+        self._config = _config_of_one_layer(model.config)
+        self.device = compute_device(model.get_output_embeddings())
+        size, eps = self._config.hidden_size, self._config.rms_norm_eps
+        norm, block = type(model.model.norm), type(model.model.layers[-1])
+        with torch.device("meta"):
+            self.layer: Any = nn.ModuleDict(
+                {
+                    "enorm": norm(size, eps=eps),
+                    "hnorm": norm(size, eps=eps),
+                    "eh_proj": nn.Linear(2 * size, size, bias=False),
+                    "block": block(self._config, 0),
+                    "shared_head": nn.ModuleDict({"norm": norm(size, eps=eps)}),
+                }
+            )
+        empty = {
+            name: torch.empty(t.shape, dtype=_dtype(name, model), device=self.device)
+            for name, t in self.layer.state_dict().items()
+        }
+        self.layer.load_state_dict(empty, assign=True)
+        self.layer.requires_grad_(False).eval()
+
+    def new_cache(self) -> Any:
+        """An empty KV cache of this one layer, which `crop(-n)` cuts back by n entries."""
+        from transformers import DynamicCache
+
+        return DynamicCache(config=self._config)
+
+    def forward(self, ids: Any, hidden: Any, cache: Any) -> Any:
+        """Hidden states [1, n, H], from which `logits` makes the tokens after `ids`.
+
+        ids: [1, n], the token after each position. hidden: [1, n, H], for those positions the trunk's
+        state after its final norm, or for a further draft what this function gave. `cache` grows by n; its
+        length before is the first position, as the trunk counts the token that gave the state.
+        """
+        import torch
+
+        past = cache.get_seq_length()
+        positions = torch.arange(past, past + ids.shape[1], device=self.device)[None]
+        return self.run(ids, hidden, cache, positions)
+
+    def run(self, ids: Any, hidden: Any, cache: Any, positions: Any, mask: Any = None) -> Any:
+        """As `forward`, a batch at positions [1, n]; causal unless a mask [1, 1, n, cached + n] comes."""
+        import torch
+        from transformers.masking_utils import create_causal_mask
+
+        # The trunk may be switched to other experts kernels between prefill and decoding.
+        self._config._experts_implementation = getattr(self._model.config, "_experts_implementation", None)
+        layer, embedding = self.layer, self._model.get_input_embeddings()
+        tokens = embedding(ids.to(compute_device(embedding))).to(self.device)
+        joined = torch.cat([layer["enorm"](tokens), layer["hnorm"](hidden.to(self.device))], dim=-1)
+        x = layer["eh_proj"](joined)
+        x = layer["block"](
+            x,
+            attention_mask=create_causal_mask(
+                config=self._config,
+                inputs_embeds=x,
+                attention_mask=mask,
+                past_key_values=cache,
+                position_ids=positions,
+            ),
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+            position_embeddings=self._model.model.rotary_emb(x, positions),
+        )
+        return layer["shared_head"]["norm"](x)
+
+    def logits(self, hidden: Any) -> Any:
+        """[1, n, V] of states [1, n, H] that `forward` gave, by the trunk's lm_head."""
+        return self._model.get_output_embeddings()(hidden)
+
+
+def load_mtp(model: Any, folder: Path) -> MtpHead | None:
+    """The MTP layer of the glm4_moe checkpoint in `folder`, for `model`, which was loaded from it.
+
+    None where there is none: by config.json, or as its weights were left out. None for a quantised
+    checkpoint too, whose packed weights only the quantiser can read. Raises: ModelError when it is not whole.
+    """
+    if not _has_layer(folder):
+        return None
+    prefix = f"model.layers.{model.config.num_hidden_layers}."
+    with ExitStack() as files:
+        stored = _Tensors(folder, prefix, files)
+        if "eh_proj.weight" not in stored and "enorm.weight" not in stored:
+            return None  # as where only the trunk was saved again; config.json then still names the layer
+        head = MtpHead(model)
+        pieces = [
+            (name, piece)
+            for target, tensor in head.layer.state_dict().items()
+            for name, piece in _pieces(target.removeprefix("block."), tensor, stored)
+        ]
+        missing = sorted(name for name, _ in pieces if name not in stored)
+        if missing:
+            more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+            raise ModelError(
+                f"{folder.name} lacks {prefix}{missing[0]}{more} of its MTP layer; fetch the whole "
+                "checkpoint, or set num_nextn_predict_layers to 0 in its config.json to do without."
+            )
+        for name, piece in pieces:
+            tensor = stored.read(name)
+            if tensor.shape != piece.shape:
+                raise ModelError(
+                    f"{folder.name} holds {prefix}{name} in the shape {list(tensor.shape)} where its "
+                    f"config.json calls for {list(piece.shape)}; fetch the checkpoint again."
+                )
+            piece.copy_(tensor)
+    return head
+
+
+def compute_device(module: Any) -> Any:
+    """Where `module` computes. Offloaded weights are on meta and follow the input there."""
+    import torch
+
+    if module.weight.device.type != "meta":
+        return module.weight.device
+    return torch.device(getattr(getattr(module, "_hf_hook", None), "execution_device", None) or "cpu")
+
+
+class _Tensors:
+    """The stored tensors below `prefix`, by the rest of their names."""
+
+    def __init__(self, folder: Path, prefix: str, files: ExitStack) -> None:
+        self._folder, self._prefix, self._files = folder, prefix, files
+        self._open: dict[str, Any] = {}
+        index = folder / INDEX_FILE
+        if index.is_file():
+            places: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        else:
+            places = dict.fromkeys(self._file(WHOLE_FILE).keys(), WHOLE_FILE)
+        self._places = {k.removeprefix(prefix): v for k, v in places.items() if k.startswith(prefix)}
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._places
+
+    def read(self, name: str) -> Any:
+        full_name, file = self._prefix + name, self._places[name]
+        try:
+            return self._file(file).get_tensor(full_name)
+        except Exception as e:  # safetensors has an error of its own, OSError where the file is gone
+            reason = " ".join(str(e).split())
+            raise ModelError(
+                f"{self._folder.name} has no readable {full_name} in {file} ({reason}); fetch the file again."
+            ) from None
+
+    def _file(self, name: str) -> Any:
+        from safetensors import safe_open
+
+        if name not in self._open:
+            opened = safe_open(self._folder / name, framework="pt")
+            self._open[name] = self._files.enter_context(opened)
+        return self._open[name]
+
+
+def _pieces(name: str, tensor: Any, stored: _Tensors) -> Iterator[tuple[str, Any]]:
+    """What `tensor` is filled from: the stored tensors' names, each with the part of it that it fills.
+
+    Experts stand one by one on disk. In memory they are one tensor [expert, out, in], gate above up.
+    """
+    parent, _, kind = name.rpartition(".")
+    if not parent.endswith("experts") or name in stored:
+        yield name, tensor
+        return
+    for number, expert in enumerate(tensor):
+        if kind == "gate_up_proj":
+            gate, up = expert.chunk(2)
+            yield f"{parent}.{number}.gate_proj.weight", gate
+            yield f"{parent}.{number}.up_proj.weight", up
+        else:
+            yield f"{parent}.{number}.{kind}.weight", expert
+
+
+def _has_layer(folder: Path) -> bool:
+    """Whether config.json tells of an MTP layer that can be run."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    count = config.get("num_nextn_predict_layers", config.get("num_mtp_layers"))  # transformers' own name
+    return config.get("model_type") == "glm4_moe" and bool(count) and "quantization_config" not in config
+
+
+def _config_of_one_layer(config: Any) -> Any:
+    """The trunk's config for a model of one layer, with experts."""
+    config = copy.deepcopy(config)
+    config.num_hidden_layers = 1
+    config.first_k_dense_replace = 0
+    return config
+
+
+def _dtype(name: str, model: Any) -> Any:
+    """The trunk's, but the router's choice bias is kept in FP32, as there."""
+    import torch
+
+    return torch.float32 if name.endswith("e_score_correction_bias") else model.dtype
