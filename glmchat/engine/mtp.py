@@ -53,6 +53,12 @@ class MtpHead:
         self.layer.load_state_dict(empty, assign=True)
         self.layer.requires_grad_(False).eval()
 
+    def tensors(self) -> dict[str, Any]:
+        """The weights by their names on disk, less `model.layers.N.`: views, so that they can be filled."""
+        return dict(
+            piece for name, tensor in self.layer.state_dict().items() for piece in _as_stored(name, tensor)
+        )
+
     def new_cache(self) -> Any:
         """An empty KV cache of this one layer, which `crop(-n)` cuts back by n entries."""
         from transformers import DynamicCache
@@ -83,6 +89,7 @@ class MtpHead:
         tokens = embedding(ids.to(compute_device(embedding))).to(self.device)
         joined = torch.cat([layer["enorm"](tokens), layer["hnorm"](hidden.to(self.device))], dim=-1)
         x = layer["eh_proj"](joined)
+        angles = self._model.model.rotary_emb(x, positions)  # on its own device, where there are several
         x = layer["block"](
             x,
             attention_mask=create_causal_mask(
@@ -95,7 +102,7 @@ class MtpHead:
             position_ids=positions,
             past_key_values=cache,
             use_cache=True,
-            position_embeddings=self._model.model.rotary_emb(x, positions),
+            position_embeddings=tuple(t.to(self.device) for t in angles),
         )
         return layer["shared_head"]["norm"](x)
 
@@ -118,19 +125,15 @@ def load_mtp(model: Any, folder: Path) -> MtpHead | None:
         if "eh_proj.weight" not in stored and "enorm.weight" not in stored:
             return None  # as where only the trunk was saved again; config.json then still names the layer
         head = MtpHead(model)
-        pieces = [
-            (name, piece)
-            for target, tensor in head.layer.state_dict().items()
-            for name, piece in _pieces(target.removeprefix("block."), tensor, stored)
-        ]
-        missing = sorted(name for name, _ in pieces if name not in stored)
+        pieces = head.tensors()
+        missing = sorted(name for name in pieces if name not in stored)
         if missing:
             more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
             raise ModelError(
                 f"{folder.name} lacks {prefix}{missing[0]}{more} of its MTP layer; fetch the whole "
                 "checkpoint, or set num_nextn_predict_layers to 0 in its config.json to do without."
             )
-        for name, piece in pieces:
+        for name, piece in pieces.items():
             tensor = stored.read(name)
             if tensor.shape != piece.shape:
                 raise ModelError(
@@ -185,22 +188,19 @@ class _Tensors:
         return self._open[name]
 
 
-def _pieces(name: str, tensor: Any, stored: _Tensors) -> Iterator[tuple[str, Any]]:
-    """What `tensor` is filled from: the stored tensors' names, each with the part of it that it fills.
+def _as_stored(name: str, tensor: Any) -> Iterator[tuple[str, Any]]:
+    """The names on disk of what `tensor` is made of, each with the part of it.
 
     Experts stand one by one on disk. In memory they are one tensor [expert, out, in], gate above up.
     """
-    parent, _, kind = name.rpartition(".")
-    if not parent.endswith("experts") or name in stored:
-        yield name, tensor
+    parent, _, kind = name.removeprefix("block.").rpartition(".")
+    if not parent.endswith("experts") or tensor.ndim != 3:
+        yield name.removeprefix("block."), tensor
         return
     for number, expert in enumerate(tensor):
-        if kind == "gate_up_proj":
-            gate, up = expert.chunk(2)
-            yield f"{parent}.{number}.gate_proj.weight", gate
-            yield f"{parent}.{number}.up_proj.weight", up
-        else:
-            yield f"{parent}.{number}.{kind}.weight", expert
+        kinds = ("gate_proj", "up_proj") if kind == "gate_up_proj" else (kind,)
+        for part, own in zip(expert.chunk(len(kinds)), kinds, strict=True):
+            yield f"{parent}.{number}.{own}.weight", part
 
 
 def _has_layer(folder: Path) -> bool:
