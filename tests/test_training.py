@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import random
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from glmchat import Chat, GenerationOptions, TurnDone, parse_output, render_prompt
 from training import talk, toolbox
 from training.data import as_text
 from training.dialogues import dialogue
-from training.evaluate import assert_held_out, rates, run
+from training.evaluate import assert_held_out, load, rates, run
 from training.held_out import cases
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -78,6 +81,26 @@ def test_training_runs_and_gives_a_checkpoint_that_chats(tmp_path: Path) -> None
     assert last.usage.completion_tokens == 4
 
 
+def test_the_draft_layer_is_trained_beside_a_trunk_that_stays(tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(DEMO, tmp_path / "demo"))
+    words = ["--model", str(folder), "--steps", "3", "--batch", "512", "--count", "1"]
+    done = subprocess.run(
+        [sys.executable, "-m", "training.mtp", *words],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "draft 3:" in done.stdout
+    before, after = load_file(DEMO / "model.safetensors"), load_file(folder / "model.safetensors")
+    assert before.keys() == after.keys()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert "model.layers.5.eh_proj.weight" in changed
+    assert all(name.startswith("model.layers.5.") for name in changed)
+    assert (folder / "config.json").read_bytes() == (DEMO / "config.json").read_bytes()
+
+
 def test_the_bundled_checkpoint_is_small_and_brings_our_template() -> None:
     assert sum(f.stat().st_size for f in DEMO.iterdir() if f.name[0] != "_") <= 20e6
     template = (DEMO / "chat_template.jinja").read_text(encoding="utf-8")
@@ -87,13 +110,7 @@ def test_the_bundled_checkpoint_is_small_and_brings_our_template() -> None:
 
 def test_the_bundled_checkpoint_does_what_it_is_for() -> None:
     """A small sample of `python -m training.evaluate`, which has the exact shares and their targets."""
-    from tokenizers import Tokenizer
-    from transformers import AutoModelForCausalLM
-
-    from training.train import fast_dtype
-
-    model = AutoModelForCausalLM.from_pretrained(DEMO, dtype=fast_dtype("cpu")).eval()
-    tokenizer = Tokenizer.from_file(str(DEMO / "tokenizer.json"))
+    model, tokenizer = load(DEMO)
     table = {k: rate for k, (rate, _) in rates(run(model, tokenizer, cases(random.Random(11), 6))).items()}
     assert table["thinking off obeyed"] == 1.0
     assert table["format valid"] >= 0.95

@@ -16,7 +16,8 @@ from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, Glm4MoeForCausalLM
+from transformers.utils import logging
 
 from glmchat import ParsedOutput, encode_prompt, parse_output
 
@@ -103,11 +104,19 @@ _SHAPES = {
 }
 
 
+def load(folder: Path) -> tuple[Glm4MoeForCausalLM, Tokenizer]:
+    """The checkpoint's trunk, in the dtype that is fast here, and its tokenizer."""
+    logging.set_verbosity_error()  # it would list the MTP layer's tensors, one a line, as not expected
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=fast_dtype(device)).to(device).eval()
+    return model, Tokenizer.from_file(str(folder / "tokenizer.json"))
+
+
 @torch.inference_mode()
 def generate(
     model, tokenizer: Tokenizer, prompts: list[list[int]], *, longest: int = LONGEST
-) -> list[tuple[str, bool]]:
-    """Greedy continuations of a batch (texts without the stop token, and whether it came)."""
+) -> list[list[int]]:
+    """Greedy continuations of a batch, each to its stop token, which it ends with if it came."""
     stops = [tokenizer.token_to_id(t) for t in EOS]
     width = max(map(len, prompts))
     ids = torch.full((len(prompts), width), stops[0])
@@ -124,22 +133,24 @@ def generate(
         eos_token_id=stops,
         pad_token_id=stops[0],
     )
-    texts = []
-    for row in out[:, width:].tolist():
-        end = next((i for i, t in enumerate(row) if t in stops), None)
-        texts.append((tokenizer.decode(row[:end], skip_special_tokens=False), end is not None))
-    return texts
+    rows = out[:, width:].tolist()
+    return [row[: next((i for i, t in enumerate(row) if t in stops), len(row)) + 1] for row in rows]
+
+
+def prompts_of(tokenizer: Tokenizer, todo: list[Case]) -> list[list[int]]:
+    return [encode_prompt(tokenizer, c.messages, c.tools, enable_thinking=c.thinking) for c in todo]
 
 
 def run(model, tokenizer: Tokenizer, todo: list[Case], *, batch: int = 64) -> list[Outcome]:
-    prompts = [encode_prompt(tokenizer, c.messages, c.tools, enable_thinking=c.thinking) for c in todo]
+    prompts = prompts_of(tokenizer, todo)
+    stops = {tokenizer.token_to_id(t) for t in EOS}
     order = sorted(range(len(todo)), key=lambda i: len(prompts[i]))
     out: dict[int, Outcome] = {}
     for start in range(0, len(order), batch):
         some = order[start : start + batch]
-        for i, (text, stopped) in zip(
-            some, generate(model, tokenizer, [prompts[i] for i in some]), strict=True
-        ):
+        for i, row in zip(some, generate(model, tokenizer, [prompts[i] for i in some]), strict=True):
+            stopped = row[-1] in stops
+            text = tokenizer.decode(row[: len(row) - stopped], skip_special_tokens=False)
             out[i] = Outcome(todo[i], text, stopped, parse_output(text, tools=todo[i].tools))
     return [out[i] for i in range(len(todo))]
 
@@ -205,9 +216,7 @@ def main() -> int:
     args = parser.parse_args()
 
     assert_held_out()
-    tokenizer = Tokenizer.from_file(str(args.model / "tokenizer.json"))
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = AutoModelForCausalLM.from_pretrained(args.model, dtype=fast_dtype(device)).to(device).eval()
+    model, tokenizer = load(args.model)
     outcomes = run(model, tokenizer, cases(random.Random(args.seed), args.count))
 
     shown: dict[str, int] = defaultdict(int)

@@ -10,6 +10,7 @@ import copy
 import random
 import re
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -126,9 +127,9 @@ class Balancer:
     """Auxiliary-loss-free load balancing, as GLM-4.5 was trained: an expert with more than its share of
     tokens gets a smaller choice bias, one with less a larger."""
 
-    def __init__(self, model: Glm4MoeForCausalLM, rate: float = 1e-3) -> None:
+    def __init__(self, layers: Iterable[torch.nn.Module], rate: float = 1e-3) -> None:
         self._rate = rate
-        self._gates = [layer.mlp.gate for layer in model.model.layers if hasattr(layer.mlp, "gate")]
+        self._gates = [layer.mlp.gate for layer in layers if hasattr(layer.mlp, "gate")]
         self._loads: dict[int, torch.Tensor] = {}
         for i, gate in enumerate(self._gates):
             gate.register_forward_hook(
@@ -184,7 +185,7 @@ def train(args: argparse.Namespace) -> None:
     size = sum(p.numel() for p in model.parameters()) / 1e6
     print(f"{size:.2f}M parameters, {model.dtype} on {device}", flush=True)
     optimizer = MixedOptimizer(model, muon_lr=args.muon_lr, adam_lr=args.adam_lr)
-    balancer = Balancer(model)
+    balancer = Balancer(model.model.layers)
 
     step, seen, began, smooth = 0, 0, time.monotonic(), 0.0
     while step < args.steps:
