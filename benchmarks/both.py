@@ -1,6 +1,7 @@
 """Both front ends on one loaded model, in turn: python -m benchmarks.both MODEL PROMPT TOKENS PAIRS FILE.
 
-Runs in a pseudo-terminal, at which somebody types PROMPT and Ctrl-D in each conversation. Whole programs
+Runs in a pseudo-terminal, at which somebody types PROMPT and Ctrl-D in each conversation; the model runs in a
+process of its own, as behind every conversation. Whole programs
 differ by a tenth from one to the next, which is more than what is to be measured; within one they do not.
 Writes the pairs of decode speeds, in tokens/s, to FILE as JSON.
 """
@@ -28,7 +29,7 @@ def main(model: str, prompt: str, tokens: int, pairs: int, file: str) -> None:
         model=model, device_map="cpu", greedy=True, max_tokens=tokens, tools=(NONE,), offline=True
     )
     load = LoadState()
-    with start.open_chat(settings, load) as chat:
+    with start.open_chat(settings, load, apart=True) as chat:
         _ = chat.engine.info
         speeds = measure_pairs(lambda: in_terminal(chat, load), lambda: as_json(chat, prompt), pairs)
     Path(file).write_text(json.dumps(speeds), encoding="utf-8")

@@ -190,7 +190,14 @@ def test_json_is_one_object_with_every_field(run: Callable[..., Run]) -> None:
         "model": "scripted",
         "message": message,
         "messages": [message],
-        "usage": {"prompt_tokens": 8, "cached_tokens": 0, "completion_tokens": 2, "reasoning_tokens": 1},
+        "usage": {
+            "prompt_tokens": 8,
+            "cached_tokens": 0,
+            "completion_tokens": 2,
+            "reasoning_tokens": 1,
+            "drafted_tokens": 0,
+            "accepted_tokens": 0,
+        },
         "timing": {"load_s": 0.5, "ttft_s": 0.25, "decode_tokens_per_s": 50.0, "total_s": 1.0},
         "finish_reason": "tool_calls",
     }

@@ -6,6 +6,8 @@ distribution as ever, and where it is the guessed one, the forward that would fo
 
 from __future__ import annotations
 
+from collections import deque
+from statistics import median
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -16,44 +18,48 @@ if TYPE_CHECKING:
 LONGEST_LOOKUP, LONGEST_MTP = 16, 5
 """Tokens guessed at most."""
 _MATCHED = (4, 3)  # tokens that must have stood there before; fewer are too often followed by something else
-_SLOW = 0.1  # share of the newest observation in an average
-_PLAIN_FIRST, _PLAIN_EVERY = 3, 64  # steps without a guess: what guessing is compared with
+_SLOW = 0.05  # share of the newest guess in the average of how many were right
+_USUAL = 0.7  # what that average is before anything was seen
+_SEEN = 7  # times of steps that are remembered; their median is what a step takes
+_FIRST, _PLAIN_EVERY = 3, 64  # steps without a guess: what guessing is compared with
 _PROBE_EVERY = 32  # steps after which guessing is tried again where it did not pay
 
 
 class Pace:
     """How many tokens to guess, so that the most come out in a second.
 
-    From averages of what was seen: the time of a plain step, what each guess adds to it, and how often a
+    From what was seen lately: the time of a plain step, what each guess adds to it, and how often a
     guess is right. Where that says that no guess pays, one is made now and then all the same, to see.
     """
 
     def __init__(self, longest: int) -> None:
         self._longest = longest
-        self._plain_s = 0.0
-        self._guess_s: float | None = None
-        self._right = 0.7
+        self._plain: deque[float] = deque(maxlen=_SEEN)
+        self._added: deque[float] = deque(maxlen=_SEEN)
+        self._plain_s = self._guess_s = 0.0
+        self._right = _USUAL
         self._steps = 0
 
     def choose(self) -> int:
         """How many to guess in the next step."""
         self._steps += 1
-        if self._steps <= _PLAIN_FIRST or self._steps % _PLAIN_EVERY == 0:
+        if self._steps <= _FIRST or self._steps % _PLAIN_EVERY == 0:
             return 0
-        if self._guess_s is None:
+        if len(self._added) < _FIRST:
             return min(2, self._longest)
         best = max(range(self._longest + 1), key=self._rate)
+        if best == 0:  # what was bad luck is forgotten little by little
+            self._right = _towards(self._right, _USUAL, _SLOW / 5)
         return best or int(self._steps % _PROBE_EVERY == 0)
 
     def observe(self, guessed: int, right: int, seconds: float) -> None:
         """A step with so many guesses took so long."""
         if not guessed:
-            # The shortest of the first: they include what is only done once.
-            early = self._steps <= _PLAIN_FIRST and self._plain_s > seconds
-            self._plain_s = seconds if early else _towards(self._plain_s or seconds, seconds)
+            self._plain.append(seconds)
+            self._plain_s = median(self._plain)
             return
-        added = max(0.01 * self._plain_s, (seconds - self._plain_s) / guessed)
-        self._guess_s = added if self._guess_s is None else _towards(self._guess_s, added)
+        self._added.append(max(0.01 * self._plain_s, (seconds - self._plain_s) / guessed))
+        self._guess_s = median(self._added)
         for _ in range(right):
             self._right = _towards(self._right, 1.0)
         if right < guessed:
@@ -62,11 +68,11 @@ class Pace:
     def _rate(self, guesses: int) -> float:
         """Tokens in a second with so many guesses, each as often right as those before it."""
         tokens = sum(self._right**n for n in range(guesses + 1))
-        return tokens / (self._plain_s + guesses * (self._guess_s or 0.0) or 1.0)
+        return tokens / (self._plain_s + guesses * self._guess_s or 1.0)
 
 
-def _towards(average: float, newest: float) -> float:
-    return average + _SLOW * (newest - average)
+def _towards(average: float, newest: float, share: float = _SLOW) -> float:
+    return average + share * (newest - average)
 
 
 class Drafter(Protocol):

@@ -14,8 +14,8 @@ from transformers import AutoModelForCausalLM
 from transformers.modeling_layers import MtpModel
 
 from glmchat import encode_prompt
-from glmchat.engine.loading import LoadOptions
 from glmchat.engine.local import open_local
+from glmchat.engine.memory import LoadOptions
 from glmchat.engine.mtp import INDEX_FILE, WHOLE_FILE, MtpHead, load_mtp
 from glmchat.errors import ModelError
 from glmchat.events import LoadProgress
