@@ -1,4 +1,4 @@
-"""`python -m benchmarks decode|startup|render|terminal`: measure glmchat against plain Python and its peers.
+"""`python -m benchmarks NAME`: measure glmchat against plain Python and its peers.
 
 Each comparison runs the two sides in turn, so that a busy machine slows both, and reports medians.
 """
@@ -8,13 +8,13 @@ from __future__ import annotations
 import argparse
 import os
 
-from . import decode, render, startup, terminal
+from . import decode, render, reuse, speculate, startup, terminal
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    commands = parser.add_subparsers(required=True, metavar="decode|startup|render|terminal")
-    for module in (decode, startup, render, terminal):
+    commands = parser.add_subparsers(required=True, metavar="decode|speculate|reuse|startup|render|terminal")
+    for module in (decode, speculate, reuse, startup, render, terminal):
         name = module.__name__.rpartition(".")[2]
         command = commands.add_parser(name, help=module.__doc__.splitlines()[0], description=module.__doc__)
         module.add_arguments(command)

@@ -26,6 +26,8 @@ SHAPE = {
     "first_k_dense_replace": 1,
     "n_group": 1,
     "topk_group": 1,
+    "max_position_embeddings": 16384,
+    "num_nextn_predict_layers": 0,
 }
 
 

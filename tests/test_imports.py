@@ -30,7 +30,13 @@ BELOW = {
 }
 VALUES = {"messages", "events", "errors"}
 HEAVY = {"torch", "transformers", "accelerate"}
-MAY_BE_HEAVY = {"engine/local.py", "engine/loading.py", "engine/kv.py", "engine/mtp.py"}
+MAY_BE_HEAVY = {
+    "engine/local.py",
+    "engine/loading.py",
+    "engine/kv.py",
+    "engine/mtp.py",
+    "engine/attention.py",
+}
 SCREEN = {"rich", "prompt_toolkit"}
 
 

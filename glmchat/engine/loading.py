@@ -20,6 +20,7 @@ from typing import Any
 from ..errors import ModelError
 from ..events import LoadProgress
 from ..glm.checkpoints import Checkpoint
+from .attention import use_fast_decode
 from .faults import one_line
 from .kv import growing
 from .memory import DeviceMap, LoadOptions, free_memory
@@ -65,6 +66,8 @@ def load_model(checkpoint: Checkpoint, options: LoadOptions, on_progress: OnProg
                 **({"attn_implementation": options.attn} if options.attn else {}),
             )
         _check_complete(checkpoint.name, info)
+        if {p.device.type for p in model.parameters()} == {"cpu"} and not options.attn:
+            use_fast_decode(model)
         return LoadedModel(
             model.eval(), undo.pop_all(), speculate=options.speculate, folder=checkpoint.folder
         )

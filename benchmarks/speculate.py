@@ -1,0 +1,74 @@
+"""Decode speed with tokens guessed ahead against without, on the same weights and with the same answers."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from glmchat.engine.base import GenerationOptions
+from glmchat.engine.local import LocalEngine, open_local
+from glmchat.engine.memory import LoadOptions
+from glmchat.events import TurnDone, Usage
+from glmchat.messages import Conversation, Message
+
+from .report import Comparison, measure_pairs, show
+
+QUESTIONS = (
+    "What is 47 + 38?",
+    "What is 98 + 765?",
+    "Show me a table.",
+    "What commands are there?",
+    "My name is Ada. What can you do?",
+)
+GOAL = {"mtp": 1.3, "lookup": 1.8}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", default="demo", help="checkpoint to run (%(default)s)")
+    parser.add_argument("--by", choices=("mtp", "lookup"), default="mtp", help="who guesses (%(default)s)")
+    parser.add_argument("--prompt", action="append", help="what is asked; default: a few for the demo")
+    parser.add_argument("--tokens", type=int, default=300, help="new tokens at most (%(default)s)")
+    parser.add_argument("--dtype", default="auto", help="type of the weights (%(default)s)")
+    parser.add_argument("--repeats", type=int, default=9, help="measured pairs (%(default)s)")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Measure and print the table."""
+    prompts = args.prompt or QUESTIONS
+    with (
+        open_local(args.model, _load(args, args.by)) as ours,
+        open_local(args.model, _load(args, "off")) as plain,
+    ):
+        for engine in (ours, plain):
+            _answer(engine, prompts, args.tokens)
+        speeds = measure_pairs(
+            lambda: _answer(ours, prompts, args.tokens)[0],
+            lambda: _answer(plain, prompts, args.tokens)[0],
+            args.repeats,
+        )
+        _, usages = _answer(ours, prompts, args.tokens)
+        name = f"{Path(args.model).name}, {ours.info.dtype}, {args.by}: tokens/s"
+    show("Guessing ahead against token by token", [Comparison(name, *speeds, GOAL[args.by], True)])
+    guessed, right = sum(u.drafted_tokens for u in usages), sum(u.accepted_tokens for u in usages)
+    tokens = sum(u.completion_tokens for u in usages)
+    print(
+        f"{right:,} of {guessed:,} guesses were right ({right / max(1, guessed):.0%}); "
+        f"{tokens / max(1, tokens - right):.2f} tokens a forward."
+    )
+
+
+def _load(args: argparse.Namespace, speculate: str) -> LoadOptions:
+    return LoadOptions(device_map="cpu", dtype=args.dtype, speculate=speculate)
+
+
+def _answer(engine: LocalEngine, prompts: tuple[str, ...], tokens: int) -> tuple[float, list[Usage]]:
+    """Answer all prompts: tokens/s after the first, and what was counted."""
+    options = GenerationOptions(greedy=True, max_tokens=tokens)
+    seconds, usages = 0.0, []
+    for prompt in prompts:
+        *_, done = engine.generate(Conversation([Message("user", prompt)]), options=options)
+        assert isinstance(done, TurnDone)
+        usages.append(done.usage)
+        if done.timing.decode_tokens_per_s:
+            seconds += (done.usage.completion_tokens - 1) / done.timing.decode_tokens_per_s
+    return sum(u.completion_tokens - 1 for u in usages) / seconds, usages
