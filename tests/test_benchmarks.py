@@ -15,6 +15,11 @@ ROOT = Path(__file__).resolve().parent.parent
     ("arguments", "rows"),
     [
         (("decode", "--model", "demo", "--tokens", "4", "--repeats", "1"), ("demo: ",)),
+        (("speculate", "--tokens", "20", "--repeats", "1"), ("demo, bfloat16", "tokens a forward")),
+        (
+            ("reuse", "--model", "demo", "--history", "400", "--turns", "4", "--repeats", "1"),
+            ("without reuse", "the message alone"),
+        ),
         (("startup", "--repeats", "1"), ("--version", "--help", "echo hi | glmchat")),
         (("render", "--tokens", "400", "--short", "200", "--repeats", "1"), ("rich's Live", "10 ms")),
         (("terminal", "--model", "demo", "--tokens", "8", "--repeats", "1"), ("demo: ", "first key")),

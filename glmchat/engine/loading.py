@@ -172,7 +172,7 @@ class LoadedModel:
     def _load_mtp(self, folder: Path, wanted: bool) -> MtpHead | None:
         """Raises ModelError where it is `wanted` and not there."""
         head = None
-        if wanted or not self.offloaded:
+        if wanted or (not self.offloaded and self._has_room_for_a_layer()):
             try:
                 head = load_mtp(self._model, folder)
             except self._torch.OutOfMemoryError:
@@ -183,6 +183,17 @@ class LoadedModel:
                 f"--speculate mtp: {folder.name} has no MTP layer that can be run; use lookup or auto."
             )
         return head
+
+    def _has_room_for_a_layer(self) -> bool:
+        """Whether one more decoder layer leaves enough for KV caches."""
+        layers = getattr(getattr(self._model, "model", None), "layers", None)
+        if not layers:
+            return True
+        size = sum(p.nbytes for p in layers[-1].parameters())
+        device = compute_device(self._model.get_output_embeddings())
+        on_gpu = device.type == "cuda"
+        free: int = self._torch.cuda.mem_get_info(device)[0] if on_gpu else free_memory()
+        return free >= 3 * size
 
     def free_memory(self) -> None:
         """Give memory that torch keeps for reuse back to the device, after a fault."""
