@@ -48,13 +48,13 @@ def run(args: argparse.Namespace) -> None:
         )
         _, usages = _answer(ours, prompts, args.tokens)
         name = f"{Path(args.model).name}, {ours.info.dtype}, {args.by}: tokens/s"
-    show("Guessing ahead against token by token", [Comparison(name, *speeds, GOAL[args.by], True)])
     guessed, right = sum(u.drafted_tokens for u in usages), sum(u.accepted_tokens for u in usages)
     tokens = sum(u.completion_tokens for u in usages)
     print(
         f"{right:,} of {guessed:,} guesses were right ({right / max(1, guessed):.0%}); "
         f"{tokens / max(1, tokens - right):.2f} tokens a forward."
     )
+    show("Guessing ahead against token by token", [Comparison(name, *speeds, GOAL[args.by], True)])
 
 
 def _load(args: argparse.Namespace, speculate: str) -> LoadOptions:

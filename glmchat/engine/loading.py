@@ -193,7 +193,7 @@ class LoadedModel:
         device = compute_device(self._model.get_output_embeddings())
         on_gpu = device.type == "cuda"
         free: int = self._torch.cuda.mem_get_info(device)[0] if on_gpu else free_memory()
-        return free >= 3 * size
+        return bool(free >= 3 * size)
 
     def free_memory(self) -> None:
         """Give memory that torch keeps for reuse back to the device, after a fault."""
