@@ -85,6 +85,12 @@ class Terminal:
     def kill(self, number: int) -> None:
         self._child.kill(number)
 
+    @property
+    def children(self) -> list[int]:
+        """The processes that the program has started."""
+        pid = self._child.pid
+        return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
     def wait_for(self, wanted: str | Callable[[str], bool], timeout: float = 60.0) -> float:
         """Read until the text shows `wanted`; returns the seconds it took, fails with the screen."""
         started = time.monotonic()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -176,6 +178,21 @@ def test_ctrl_c(start: Start, options: tuple[str, ...], question: str, moment: s
     before = ended(chat.text)
     chat.send("hi\r")
     chat.wait_for(lambda text: ended(text) > before)
+    leave(chat)
+
+
+def test_a_killed_engine_costs_one_message(start: Start) -> None:
+    chat = start(columns=120, lines=40)
+    ask_and_catch(chat, SUM, "Thinking")
+    (engine,) = chat.children
+    os.kill(engine, signal.SIGKILL)
+    chat.wait_for(lambda text: "was killed" in text and at_prompt(text))
+    assert "▸ Thought, unfinished" in chat.text
+    before = ended(chat.text)
+    chat.send("hi\r")
+    chat.wait_for("The model again")
+    chat.wait_for(lambda text: ended(text) > before)
+    assert chat.children != [engine]
     leave(chat)
 
 
