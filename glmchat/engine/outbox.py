@@ -9,9 +9,9 @@ from typing import TypeAlias
 
 from ..events import AnswerDelta, Event, ThinkingDelta
 
-INTERVAL_S = 0.02
-"""Text is handed over at most this often: waking the reader for each token of a small model costs more
-than computing it, and no screen shows more than fifty states a second."""
+INTERVAL_S = 0.05
+"""Text is handed over at most this often: waking the readers, in two processes, for each token of a small
+model costs more than computing it, and twenty states a second look like a flow."""
 
 _Batch: TypeAlias = "list[Event] | Exception | None"
 
