@@ -52,7 +52,7 @@ def gone(pid: int, patience_s: float = 20) -> bool:
 
 @pytest.fixture
 def engine(tiny_glm: Path) -> Iterator[WorkerEngine]:
-    with WorkerEngine(str(tiny_glm)) as engine:
+    with WorkerEngine(str(tiny_glm), LoadOptions(speculate="off")) as engine:  # slow enough to be caught
         engine.wait()
         yield engine
     assert gone(engine.pid)
