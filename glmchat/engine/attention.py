@@ -13,6 +13,12 @@ from typing import Any
 MOST_ROWS = 16
 """New tokens; for more of them torch's kernel is the faster one."""
 _NAME = "glmchat_sdpa"
+_MORE = (
+    "softcap",
+    "position_bias",
+    "s_aux",
+    "cache",
+)  # what only torch's path knows
 
 
 def use_fast_decode(model: Any) -> None:
@@ -33,7 +39,8 @@ def _register() -> None:
     ) -> tuple[Any, Any]:
         rows = query.shape[2]
         masked = attention_mask is not None and attention_mask.shape[1] == 1
-        usual = not more.get("dropout") and more.get("is_causal") is not False and len(query) == 1
+        special = more.get("dropout") or any(more.get(name) is not None for name in _MORE)
+        usual = not special and more.get("is_causal") is not False and len(query) == 1
         if not usual or rows > MOST_ROWS or not (masked or (rows == 1 and attention_mask is None)):
             out: tuple[Any, Any] = sdpa_attention_forward(
                 module, query, key, value, attention_mask, scaling=scaling, **more
@@ -53,7 +60,7 @@ def _attend(query: Any, key: Any, value: Any, mask: Any, scaling: float | None) 
     scores = grouped @ key.float().transpose(-1, -2) * (scaling or size**-0.5)
     if mask is not None:
         scores = scores.view(1, heads, rows, -1)
-        added = scores.masked_fill(~mask, float("-inf")) if mask.dtype.itemsize == 1 else scores + mask
+        added = scores.masked_fill(~mask, float("-inf")) if not mask.is_floating_point() else scores + mask
         scores = added.view(1, groups, heads // groups * rows, -1)
     out = scores.softmax(-1) @ value.float()
     return out.view(1, heads, rows, -1).transpose(1, 2).to(query.dtype).contiguous()

@@ -91,7 +91,7 @@ class LoadedModel:
         self.close = weakref.finalize(self, on_close.close)  # at the latest when the program ends
         placed = {str(d) for d in (getattr(model, "hf_device_map", None) or {"": model.device}).values()}
         gpus = sorted(f"cuda:{d}" if d.isdecimal() else d for d in placed - {"cpu", "disk"})
-        self._devices = gpus
+        self._gpus = gpus
         parts = [f"{len(gpus)} GPUs"] if len(gpus) > 1 else gpus
         self.devices = " + ".join(parts + [d for d in ("cpu", "disk") if d in placed])
         self.offloaded = "disk" in placed or (bool(gpus) and "cpu" in placed)
@@ -134,7 +134,7 @@ class LoadedModel:
 
     def spare_memory(self) -> int:
         """Bytes that KV caches of earlier conversations may take: a quarter of what is free."""
-        cuda = {d for d in self._devices if d.startswith("cuda")}
+        cuda = {d for d in self._gpus if d.startswith("cuda")}
         if cuda:
             return sum(self._torch.cuda.mem_get_info(d)[0] for d in cuda) // 4
         return free_memory() // 4
@@ -171,13 +171,8 @@ class LoadedModel:
 
     def _load_mtp(self, folder: Path, wanted: bool) -> MtpHead | None:
         """Raises ModelError where it is `wanted` and not there."""
-        head = None
-        if wanted or (not self.offloaded and self._has_room_for_a_layer()):
-            try:
-                head = load_mtp(self._model, folder)
-            except self._torch.OutOfMemoryError:
-                if wanted:
-                    raise
+        fits = wanted or (not self.offloaded and self._has_room_for_a_layer())
+        head = load_mtp(self._model, folder) if fits else None
         if wanted and head is None:
             raise ModelError(
                 f"--speculate mtp: {folder.name} has no MTP layer that can be run; use lookup or auto."

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ModelError
+from .kv import growing
 
 WHOLE_FILE, INDEX_FILE = "model.safetensors", "model.safetensors.index.json"
 
@@ -63,7 +64,7 @@ class MtpHead:
         """An empty KV cache of this one layer, which `crop(-n)` cuts back by n entries."""
         from transformers import DynamicCache
 
-        return DynamicCache(config=self._config)
+        return growing(DynamicCache(config=self._config))
 
     def forward(self, ids: Any, hidden: Any, cache: Any) -> Any:
         """Hidden states [1, n, H], from which `logits` makes the tokens after `ids`.

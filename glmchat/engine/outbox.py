@@ -17,7 +17,8 @@ _Batch: TypeAlias = "list[Event] | Exception | None"
 
 
 class Outbox:
-    """Written by one thread, iterated by one other. Neighbouring text deltas are joined.
+    """Written by one thread, iterated by one other. Neighbouring text deltas are joined; the first of a kind
+    travels at once, so that nobody waits for the first token of a thought or an answer.
 
     The iterator ends after `close` and raises what `fail` was given.
     """
@@ -26,6 +27,7 @@ class Outbox:
         self._queue: queue.SimpleQueue[_Batch] = queue.SimpleQueue()
         self._pending: list[Event] = []
         self._sent = 0.0
+        self._kind: type[Event] | None = None  # of the newest
 
     def put(self, event: Event) -> None:
         """Add an event; it travels as soon as the last batch is `INTERVAL_S` old."""
@@ -36,7 +38,8 @@ class Outbox:
             self._pending[-1] = AnswerDelta(last.text + event.text)
         else:
             self._pending.append(event)
-        if time.perf_counter() - self._sent >= INTERVAL_S:
+        new, self._kind = type(event) is not self._kind, type(event)
+        if new or time.perf_counter() - self._sent >= INTERVAL_S:
             self.flush()
 
     def flush(self) -> None:

@@ -2,8 +2,9 @@
 engine that dies takes nothing with it.
 
 Over a socket pair go pickled requests (number, method, arguments) to the process and (number, value) back:
-for number 0 how the load goes, for the others what came of that request. The process ends when its end of
-the pair is all that is left. Both sides are this very program, so pickle meets nothing foreign.
+for number 0 how the load goes, for the others what came of that request, if somebody waits for it. The
+process ends when its end of the pair is all that is left. Both sides are this very program, so pickle meets
+nothing foreign.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ LOOK_S = 0.05
 """How often a turn that gives no events looks whether it was cancelled."""
 ENDING_S = 10
 """How long a process may take to end: a decode step or prefill chunk of a large model, and its memory."""
-_LOAD = 0
+_LOAD, _NOBODY = 0, -1
 # The path of this program, not the current folder, whose files must not be taken for modules.
 _BOOT = (
     "import sys; sys.path[:] = sys.argv[2].split('\\n'); "
@@ -133,7 +134,7 @@ class WorkerEngine:
         options: GenerationOptions | None = None,
     ) -> None:
         """See Engine.prepare."""
-        self._process.send(_LOAD, "prepare", conversation, tuple(tools), options)
+        self._process.send(_NOBODY, "prepare", conversation, tuple(tools), options)
 
     def render(
         self,
@@ -344,19 +345,17 @@ class _Server:
         with contextlib.suppress(EOFError, OSError):
             while (request := self._connection.recv()) is not None:
                 number, method, args = request
-                if method == "generate":
-                    cancels[number] = threading.Event()
-                    self._turns.put((number, args, cancels[number]))
-                elif method == "cancel":
+                if method == "cancel":
                     if number in cancels:
                         cancels.pop(number).set()
-                elif method == "prepare":
-                    conversation, tools, options_ = args
-                    engine.prepare(conversation, tools=tools, options=options_)
-                else:
-                    conversation, tools, options_ = args
+                elif method == "generate":
+                    cancels[number] = threading.Event()
+                    self._turns.put((number, args, cancels[number]))
+                else:  # prepare or render
+                    conversation, tools, of_turn = args
                     with self._told(number):
-                        self._send(number, engine.render(conversation, tools=tools, options=options_))
+                        made = getattr(engine, method)(conversation, tools=tools, options=of_turn)
+                        self._send(number, made)
         signal.alarm(3 * ENDING_S)  # whatever holds it up
         engine.close()
         engine.join()

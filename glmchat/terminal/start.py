@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from dataclasses import fields
 from fnmatch import filter as matching
 from pathlib import Path
 
@@ -82,18 +83,7 @@ def open_engine(
     """An engine that loads `model` in the background, placed as the settings say."""
     from ..engine.memory import LoadOptions
 
-    options = LoadOptions(
-        device_map=settings.device_map,
-        max_memory=settings.max_memory,
-        offload_dir=settings.offload_dir,
-        dtype=settings.dtype,
-        attn=settings.attn,
-        revision=settings.revision,
-        token=settings.token,
-        offline=settings.offline,
-        trust_remote_code=settings.trust_remote_code,
-        speculate=settings.speculate,
-    )
+    options = LoadOptions(**{field.name: getattr(settings, field.name) for field in fields(LoadOptions)})
     template = settings.chat_template
     if apart:
         from ..engine.worker import WorkerEngine

@@ -144,12 +144,11 @@ class EngineConformance:
         conversation = Conversation([{"role": "user", "content": tiny.COUNT.question}])
         for event in engine.generate(conversation, options=GREEDY, cancel=cancel):
             events.append(event)
-            if isinstance(event, PrefillProgress):  # so small a model is done before its text is here
+            if isinstance(event, AnswerDelta):
                 cancel.set()
         last = done(events)
         assert last.finish_reason == "interrupted"
         assert last.message.interrupted
-        assert last.message.content == text(events, AnswerDelta).strip()
         assert tiny.LONG.startswith(last.message.content)
         assert last.message.content == text(events, AnswerDelta).strip()
         conversation.append(last.message)  # a valid turn

@@ -162,6 +162,17 @@ def test_attention_to_a_long_cache_is_that_of_torch(rows: int, masked: bool) -> 
     assert torch.allclose(ours, theirs, atol=1e-6)
 
 
+def test_what_only_torchs_path_knows_goes_to_it() -> None:
+    from transformers import AttentionInterface, LlamaConfig
+    from transformers.models.llama.modeling_llama import LlamaAttention
+
+    attention._register()
+    module = LlamaAttention(LlamaConfig(hidden_size=64, num_attention_heads=4, num_key_value_heads=2), 0)
+    query, key = torch.rand(1, 4, 1, 16), torch.rand(1, 2, 50, 16)
+    with pytest.raises(ValueError, match="softcap"):
+        AttentionInterface()["glmchat_sdpa"](module, query, key, key, None, softcap=30.0)
+
+
 def test_a_model_on_the_cpu_decodes_with_it(plain: LocalEngine) -> None:
     assert plain._runner is not None
     assert plain._runner._loaded._model.config._attn_implementation == "glmchat_sdpa"

@@ -109,7 +109,7 @@ def test_experts_are_those_on_disk(folder: Path) -> None:
 def test_cache_is_one_croppable_layer(folder: Path) -> None:
     run = Run(folder)
     cache = run.head.new_cache()
-    assert [type(layer).__name__ for layer in cache.layers] == ["DynamicLayer"]
+    assert [type(layer).__name__ for layer in cache.layers] == ["GrowingLayer"]
     run.forward(cache, 0, 7)
     cache.crop(-3)
     assert cache.get_seq_length() == 4

@@ -16,7 +16,7 @@ from glmchat.engine.detokenize import Detokenizer
 from glmchat.engine.kv import growing
 from glmchat.engine.outbox import INTERVAL_S, Outbox
 from glmchat.engine.progress import allot
-from glmchat.events import AnswerDelta, ThinkingDelta
+from glmchat.events import AnswerDelta, PrefillProgress, ThinkingDelta
 from tests import tiny
 
 TOKENIZER = tiny.make_tokenizer()
@@ -52,6 +52,19 @@ class TestOutbox:
             outbox.put(AnswerDelta(str(number)))
             time.sleep(INTERVAL_S * 2)
             assert got == [AnswerDelta(str(n)) for n in range(number + 1)]
+        outbox.close()
+        reader.join()
+
+    def test_the_first_text_of_a_kind_travels_at_once(self) -> None:
+        outbox, got = Outbox(), []
+        reader = threading.Thread(target=lambda: got.extend(outbox))
+        reader.start()
+        for event in (PrefillProgress(1, 1), ThinkingDelta("a"), AnswerDelta("b")):
+            outbox.put(event)
+        deadline = time.perf_counter() + 10
+        while len(got) < 3 and time.perf_counter() < deadline:
+            time.sleep(0.001)
+        assert got == [PrefillProgress(1, 1), ThinkingDelta("a"), AnswerDelta("b")], "nothing came after"
         outbox.close()
         reader.join()
 
