@@ -196,7 +196,7 @@ def test_names_of_tools_are_completed(start: Start) -> None:
 def test_ctrl_c_stops_an_answer_and_the_next_one_comes(start: Start) -> None:
     chat = start("slow", delay=0.01)
     chat.send("tell me\r")
-    chat.wait_for("word word")
+    chat.wait_for("word word word")
     chat.send("\x03")
     assert chat.wait_for(lambda text: at_prompt(text) and "stopped" in text) < 0.5
     kept = chat.text
