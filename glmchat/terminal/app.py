@@ -17,6 +17,7 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import datetime
+from importlib import import_module
 from queue import SimpleQueue
 
 from prompt_toolkit.formatted_text import StyleAndTextTuples
@@ -132,6 +133,7 @@ class App:
         turns = threading.Thread(target=self._work, name="glmchat-turns", daemon=True)
         turns.start()
         self._watch()
+        self._inline.app.after_render += self._import_rest
         try:
             await self._inline.app.run_async(handle_sigint=False, pre_run=self._draw_soon)
         finally:
@@ -368,6 +370,11 @@ class App:
             self._awake = True
             with contextlib.suppress(RuntimeError):  # the loop is closed: the person has left
                 self._loop.call_soon_threadsafe(self._draw if waited_for else self._draw_soon)
+
+    def _import_rest(self, _: object) -> None:
+        """The prompt stands: what draws answers is imported while the person types."""
+        self._inline.app.after_render -= self._import_rest
+        threading.Thread(target=import_module, args=(f"{__package__}.markdown",), daemon=True).start()
 
     # Drawing.
 

@@ -10,8 +10,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
-from markdown_it import MarkdownIt
-
 _PATIENCE_S = 2.0
 
 
@@ -51,5 +49,7 @@ def _tools() -> Iterator[list[str]]:
 
 def code_blocks(markdown: str) -> list[str]:
     """The code blocks of an answer, in order, without their fences."""
+    from markdown_it import MarkdownIt
+
     tokens = MarkdownIt("commonmark").parse(markdown)
     return [token.content for token in tokens if token.type in ("fence", "code_block")]

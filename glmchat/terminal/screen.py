@@ -17,7 +17,7 @@ from rich.styled import Styled
 from rich.text import Text
 
 from ..events import Event, LoadProgress, ToolServersStarting
-from .markdown import AnswerMarkdown, blocks, newest
+from .blocks import blocks, newest
 from .progress import amount_text
 from .transcript import (
     Answer,
@@ -88,18 +88,24 @@ def render(entry: Entry, looks: Looks) -> RenderableType:
                 "\n".join([PROMPT + lines[0], *(" " * len(PROMPT) + line for line in lines[1:])]), "bold"
             )
         case Answer(source):
-            return AnswerMarkdown(source) if looks.markdown else Text(source)
+            return _markdown(source) if looks.markdown else Text(source)
         case Thought(text, summary):
             if not looks.unfolded:
                 return Text(f"▸ {summary}", style="dim")
             drawn: list[RenderableType] = [Text(f"▾ {summary}", style="dim")]
             for block in blocks(text) if looks.markdown else ():
-                drawn += [Styled(AnswerMarkdown(block), "dim"), Text()]
+                drawn += [Styled(_markdown(block), "dim"), Text()]
             return Group(*drawn) if looks.markdown else Group(*drawn, Text(text, "dim"))
         case Call():
             return _render_call(entry, looks)
         case Note(text, tone):
             return Text(text, style=_STYLES[tone])
+
+
+def _markdown(source: str) -> RenderableType:
+    from .markdown import AnswerMarkdown  # much to import, and not needed before there is an answer
+
+    return AnswerMarkdown(source)
 
 
 def _render_call(call: Call, looks: Looks) -> RenderableType:

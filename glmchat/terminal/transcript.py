@@ -29,7 +29,7 @@ from ..events import (
     TurnsDropped,
 )
 from ..messages import ToolCall
-from .markdown import BlockSplitter
+from .blocks import BlockSplitter
 from .sanitize import Sanitizer, sanitize
 from .wording import (
     arguments_text,

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from glmchat.terminal import markdown
-from glmchat.terminal.markdown import BlockSplitter, newest
+from glmchat.terminal import blocks
+from glmchat.terminal.blocks import BlockSplitter, newest
 from glmchat.terminal.screen import Looks, Screen
 from glmchat.terminal.transcript import Answer
 
@@ -189,8 +189,9 @@ def test_a_growing_block_is_not_parsed_again_for_each_line(
     line: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     parsed: list[int] = []
-    parse = markdown._BLOCKS.parse
-    monkeypatch.setattr(markdown._BLOCKS, "parse", lambda text: parsed.append(len(text)) or parse(text))
+    parser = blocks._block_parser()
+    parse = parser.parse
+    monkeypatch.setattr(parser, "parse", lambda text: parsed.append(len(text)) or parse(text))
     begin = {"c": "```\n", "|": "| a | b |\n|---|---|\n", " ": "- top\n"}.get(line[0], "")
     text = begin + "".join(line.format(n=n) + "\n" for n in range(300))
     assert len(split(text, 7)) == 1
