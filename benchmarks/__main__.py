@@ -8,14 +8,17 @@ from __future__ import annotations
 import argparse
 import os
 
-from . import decode, render, reuse, speculate, startup, terminal
+from . import decode, peers, render, reuse, speculate, startup, terminal
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    commands = parser.add_subparsers(required=True, metavar="decode|speculate|reuse|startup|render|terminal")
-    for module in (decode, speculate, reuse, startup, render, terminal):
-        name = module.__name__.rpartition(".")[2]
+    modules = {
+        module.__name__.rpartition(".")[2]: module
+        for module in (decode, peers, speculate, reuse, startup, render, terminal)
+    }
+    commands = parser.add_subparsers(required=True, metavar="|".join(modules))
+    for name, module in modules.items():
         command = commands.add_parser(name, help=module.__doc__.splitlines()[0], description=module.__doc__)
         module.add_arguments(command)
         command.set_defaults(run=module.run)

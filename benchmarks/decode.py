@@ -1,12 +1,17 @@
-"""Decode speed of glmchat's engine against a hand-written greedy loop on the same weights.
+"""Decode speed of glmchat's engine against other ways to decode the same weights in Python.
 
-Ours is the number that `--json` reports, with detokenising, parsing and events; theirs only calls the model.
+Ours is the number that `--json` reports, with detokenising, parsing and events. The bare loop only calls the
+model; `generate` streams its text as transformers' own examples do. Guessing ahead is off, but for one line.
 """
 
 from __future__ import annotations
 
 import argparse
+import threading
 import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +26,7 @@ from glmchat.messages import Conversation, Message
 from .checkpoint import add_model_argument, chosen_models
 from .report import Comparison, measure_pairs, show
 
-GOAL = 0.95
+GOAL, GOAL_STREAMER = 0.97, 1.1
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,23 +40,41 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Measure every model and print the table."""
     with chosen_models(args) as models:
-        comparisons = [_compare(model, args) for model in models]
+        comparisons = [row for model in models for row in _compare(model, args)]
     show("Greedy decoding, tokens/s", comparisons)
 
 
-def _compare(model: str, args: argparse.Namespace) -> Comparison:
-    with open_local(model, LoadOptions(device_map=args.device_map)) as engine:
+def _compare(model: str, args: argparse.Namespace) -> list[Comparison]:
+    options = LoadOptions(device_map=args.device_map)
+    with (
+        open_local(model, replace(options, speculate="off")) as plain,
+        open_local(model, options) as usual,
+    ):
         bare = BareLoop(model, args.device_map)
         prompt = bare.encode(args.prompt)
-        count, _ = _engine_speed(engine, args)
-        expected, _ = bare.speed(prompt, args.tokens)
-        if count != expected:
-            raise SystemExit(f"{model}: glmchat wrote {count} tokens and the bare loop {expected}.")
-        ours, theirs = measure_pairs(
-            lambda: _engine_speed(engine, args)[1], lambda: bare.speed(prompt, args.tokens)[1], args.repeats
+        sides = (
+            partial(_engine_speed, plain, args),
+            partial(_engine_speed, usual, args),
+            partial(bare.speed, prompt, args.tokens),
+            partial(bare.speed_of_generate, prompt, args.tokens),
         )
-        size = f"{engine.info.parameters / 1e6:.0f}M, {engine.info.dtype}, {count} tokens"
-    return Comparison(f"{Path(model).name}: {size}", ours, theirs, GOAL, more_is_better=True)
+        counts = [side()[0] for side in sides]
+        if len(set(counts)) > 1:
+            raise SystemExit(f"{model}: not the same number of tokens from all: {counts}.")
+        ours, guessing, loop, streamer = (_speed_alone(side) for side in sides)
+        name = (
+            f"{Path(model).name}, {plain.info.parameters / 1e6:.0f}M {plain.info.dtype}, {counts[0]} tokens"
+        )
+        pairs = partial(measure_pairs, repeats=args.repeats)
+        return [
+            Comparison(f"{name} ÷ bare loop", *pairs(ours, loop), GOAL, True),
+            Comparison("  ÷ generate + TextIteratorStreamer", *pairs(ours, streamer), GOAL_STREAMER, True),
+            Comparison("  as it comes, guessing ahead ÷ bare loop", *pairs(guessing, loop), GOAL, True),
+        ]
+
+
+def _speed_alone(side: Callable[[], tuple[int, float]]) -> Callable[[], float]:
+    return lambda: side()[1]
 
 
 def _engine_speed(engine: LocalEngine, args: argparse.Namespace) -> tuple[int, float]:
@@ -68,12 +91,13 @@ class BareLoop:
     """Greedy decoding as one would write it by hand: nothing but the model and a stop check."""
 
     def __init__(self, model: str, device_map: str) -> None:
-        from transformers import AutoModelForCausalLM
+        from transformers import AutoModelForCausalLM, AutoTokenizer
 
         self._checkpoint = resolve(model)
         self._model = AutoModelForCausalLM.from_pretrained(
             self._checkpoint.folder, dtype="auto", device_map=device_map
         ).eval()
+        self._tokenizer = AutoTokenizer.from_pretrained(self._checkpoint.folder)
 
     def encode(self, prompt: str) -> list[int]:
         template = self._checkpoint.folder / "chat_template.jinja"
@@ -99,3 +123,32 @@ class BareLoop:
                 if token_id in eos or count == limit:
                     return count, (count - 1) / (time.perf_counter() - first_at)
                 ids = token.view(1, 1)
+
+    def speed_of_generate(self, prompt: list[int], limit: int) -> tuple[int, float]:
+        """The same from transformers' `generate` in a thread, its text read from a TextIteratorStreamer."""
+        import torch
+        from transformers import TextIteratorStreamer
+
+        came: list[float] = []
+
+        class Streamer(TextIteratorStreamer):  # type: ignore[misc]
+            def put(self, value: Any) -> None:
+                super().put(value)
+                came.append(time.perf_counter())  # the prompt first, then each token
+
+        ids = torch.tensor([prompt], device=self._model.device)
+        streamer = Streamer(self._tokenizer, skip_prompt=True)
+        arguments = {
+            "input_ids": ids,
+            "attention_mask": torch.ones_like(ids),
+            "max_new_tokens": limit,
+            "do_sample": False,
+            "streamer": streamer,
+        }
+        thread = threading.Thread(target=self._model.generate, kwargs=arguments)
+        thread.start()
+        for _ in streamer:
+            pass
+        seconds = time.perf_counter() - came[1]
+        thread.join()
+        return len(came) - 1, (len(came) - 2) / seconds

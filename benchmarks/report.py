@@ -13,12 +13,13 @@ from rich.table import Table
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Paired measurements of two sides. `goal` is the bound on the ratio ours / theirs."""
+    """Paired measurements of two sides. `goal` is the bound on the ratio ours / theirs; None:
+    it is only reported."""
 
     name: str
     ours: Sequence[float]
     theirs: Sequence[float]
-    goal: float
+    goal: float | None
     more_is_better: bool
 
     @property
@@ -40,6 +41,8 @@ class Comparison:
 
     @property
     def reached(self) -> bool:
+        if self.goal is None:
+            return True
         return self.ratio >= self.goal if self.more_is_better else self.ratio <= self.goal
 
 
@@ -70,8 +73,8 @@ def show(title: str, comparisons: Sequence[Comparison]) -> None:
             f"{statistics.median(c.theirs):.4g}",
             f"{c.ratio:.3g}",
             c.spread,
-            f"{'≥' if c.more_is_better else '≤'} {c.goal:g}",
-            "yes" if c.reached else "NO",
+            "" if c.goal is None else f"{'≥' if c.more_is_better else '≤'} {c.goal:g}",
+            "" if c.goal is None else "yes" if c.reached else "NO",
         )
     console = Console(width=None if sys.stdout.isatty() else 110)  # a file has no width of its own
     console.print(table)

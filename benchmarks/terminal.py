@@ -1,15 +1,15 @@
 """What the conversation in a terminal costs: decode speed against `--json`, and how soon it takes keys.
 
 The pseudo-terminal is read as fast as it is written to. Both front ends answer in turn in one program; the
-waiting time for keys is that of a whole one.
+waiting times for keys are those of a whole one, the echoes those of keys typed while it loads the model.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
+import statistics
 import sys
 import tempfile
 import time
@@ -19,11 +19,12 @@ import pexpect
 
 from .checkpoint import add_model_argument, chosen_models
 from .report import Comparison, show
-from .startup import GLMCHAT
+from .startup import ENVIRONMENT, GLMCHAT
 
 PATIENCE_S = 300
+LOADING_S = 4.0
 STATS = re.compile(rb"(\d[\d,]*) tokens \xc2\xb7 (\d[\d.,]*) tokens/s")
-BEARABLE_S = 0.5
+BEARABLE_S, BEARABLE_ECHO_S = 0.3, 0.05
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,16 +38,20 @@ def run(args: argparse.Namespace) -> None:
     """Measure and print the table."""
     with chosen_models(args) as models:
         comparisons = [_compare(model, args) for model in models]
-    waits, bearable = [_until_keys() for _ in range(args.repeats)], [BEARABLE_S] * args.repeats
-    comparisons.append(Comparison("start to first key, s", waits, bearable, 1.0, False))
-    show("The terminal, against --json and half a second", comparisons)
+    waits, echoes = zip(*(_keys() for _ in range(args.repeats)), strict=True)
+    for name, measured, bearable in (
+        ("start to first key, s", waits, BEARABLE_S),
+        ("echo of keys while it loads, 99th percentile, s", echoes, BEARABLE_ECHO_S),
+    ):
+        comparisons.append(Comparison(name, measured, [bearable] * args.repeats, 1.0, False))
+    show("The terminal, against --json and what a person does not notice", comparisons)
 
 
 def _compare(model: str, args: argparse.Namespace) -> Comparison:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "speeds.json"
         words = [model, args.prompt, str(args.tokens), str(args.repeats), str(file)]
-        both = _spawn([sys.executable, "-m", "benchmarks.both", *words])
+        both = spawn([sys.executable, "-m", "benchmarks.both", *words])
         for _ in range(args.repeats):
             both.expect("/help lists")
             both.send(f"{args.prompt}\r")
@@ -57,27 +62,43 @@ def _compare(model: str, args: argparse.Namespace) -> Comparison:
     return Comparison(f"{Path(model).name}: decode, tokens/s", *speeds, 0.97, more_is_better=True)
 
 
-def _until_keys() -> float:
+def _keys() -> tuple[float, float]:
+    """Seconds from the start to the first key, and the 99th percentile of echoes in the LOADING_S after."""
     started = time.perf_counter()
-    chat = _spawn([*GLMCHAT, "--model", "demo"])
+    chat = spawn([*GLMCHAT, "--model", "demo"])
     chat.send("qqq")
     chat.expect("qqq")
-    seconds = time.perf_counter() - started
+    first = time.perf_counter() - started
+    echoes = []
+    while time.perf_counter() - started < LOADING_S:
+        for key in "zqj":  # none twice in a row, and none in what is written meanwhile
+            began = time.perf_counter()
+            chat.send(key)
+            chat.expect(key)
+            echoes.append(time.perf_counter() - began)
+            time.sleep(0.02)
     chat.send("\x03")
-    _leave(chat)
-    return seconds
+    leave(chat)
+    return first, statistics.quantiles(echoes, n=100)[-1]
 
 
-def _spawn(command: list[str]) -> pexpect.spawn[bytes]:
-    env = {**os.environ, "TERM": "xterm-256color", "HF_HUB_OFFLINE": "1"}
+def spawn(command: list[str], *, cwd: str | None = None, offline: bool = True) -> pexpect.spawn[bytes]:
+    """A program in a pseudo-terminal."""
+    env = {**ENVIRONMENT, "TERM": "xterm-256color", "HF_HUB_OFFLINE": str(int(offline))}
     chat = pexpect.spawn(
-        command[0], command[1:], env=env, dimensions=(24, 80), timeout=PATIENCE_S, echo=False
+        command[0],
+        command[1:],
+        env=env,
+        cwd=cwd,
+        dimensions=(24, 80),
+        timeout=PATIENCE_S,
+        echo=False,
     )
     chat.delaybeforesend = None
     return chat
 
 
-def _leave(chat: pexpect.spawn[bytes]) -> None:
+def leave(chat: pexpect.spawn[bytes]) -> None:
     chat.send("\x04")
     chat.expect(pexpect.EOF)
     chat.close()
