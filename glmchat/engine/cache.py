@@ -36,6 +36,11 @@ class Branch:
         self.cache.crop(-count)
         del self.ids[len(self.ids) - count :]
 
+    def mend(self) -> None:
+        """Make the cache hold what `ids` say, after a forward that ended between two layers."""
+        for layer in self.cache.layers:
+            layer.crop(min(0, len(self.ids) - layer.get_seq_length()))
+
 
 class PrefixCache:
     """The KV caches of the newest conversations, or branches of one.

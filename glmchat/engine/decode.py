@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from .cache import Branch, PrefixCache, is_croppable
 from .draft import LONGEST_LOOKUP, LONGEST_MTP, Drafter, Lookup, Mtp, Pace
+from .loading import Stopped
 
 if TYPE_CHECKING:
     from .loading import LoadedModel
@@ -69,7 +70,12 @@ class Decoding:
         size = chunk or self._chunk
         while (done := len(self.branch.ids)) < len(self._prompt) and not cancelled():
             part = list(self._prompt[done : done + size])
-            self._logits, states = self._forward(self._loaded.ids(part), part)
+            try:
+                with self._loaded.stoppable(cancelled):
+                    self._logits, states = self._forward(self._loaded.ids(part), part)
+            except Stopped:
+                self.branch.mend()
+                return
             if self._drafter is not None:
                 self._drafter.read(part, states)
             yield len(self.branch.ids)

@@ -13,7 +13,7 @@ import shutil
 import tempfile
 import warnings
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +72,10 @@ def load_model(checkpoint: Checkpoint, options: LoadOptions, on_progress: OnProg
             model.eval(), undo.pop_all(), speculate=options.speculate, folder=checkpoint.folder
         )
     raise AssertionError("unreachable")  # mypy: ExitStack may swallow exceptions, ours does not
+
+
+class Stopped(Exception):
+    """A forward ended between two layers, as `LoadedModel.stoppable` says."""
 
 
 class LoadedModel:
@@ -151,6 +155,26 @@ class LoadedModel:
     def inference(self) -> Any:
         """The context in which turns run."""
         return self._torch.inference_mode()
+
+    @contextlib.contextmanager
+    def stoppable(self, cancelled: Callable[[], bool]) -> Iterator[None]:
+        """Within it a forward that is cancelled ends before its next layer, by raising Stopped.
+
+        A chunk of a prompt may take long, minutes where weights come from the disk. The layers that had run
+        have taken its tokens into their part of the KV cache, the others have not.
+        """
+
+        def check(*_: Any) -> None:
+            if cancelled():
+                raise Stopped
+
+        layers = getattr(getattr(self._model, "model", None), "layers", None) or ()
+        hooks = [layer.register_forward_pre_hook(check) for layer in layers]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
 
     @contextlib.contextmanager
     def decoding(self) -> Iterator[None]:

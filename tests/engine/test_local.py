@@ -174,6 +174,32 @@ def test_cancel_between_prefill_chunks(tiny_glm: Path, monkeypatch: pytest.Monke
         assert again.usage.cached_tokens > 0
 
 
+def test_cancel_between_two_layers_of_a_prefill(tiny_glm: Path) -> None:
+    """A chunk need not end first; the layers that had run give back what they took into the cache."""
+    cancel = threading.Event()
+    long = Conversation([{"role": "user", "content": "word " * 200}])
+    with open_local(str(tiny_glm)) as engine:
+        expected = done(engine.generate(long, options=GREEDY)).message
+    with open_local(str(tiny_glm)) as engine:
+        assert engine._runner is not None
+        layers = engine._runner._loaded._model.model.layers
+        ran: list[int] = []
+        for number, layer in enumerate(layers):
+            layer.register_forward_pre_hook(lambda *_, number=number: ran.append(number))
+        before = done(ask(engine, tiny.HELLO.question))
+        ran.clear()
+        stop = layers[1].register_forward_pre_hook(lambda *_: cancel.set())
+        events = list(engine.generate(long, options=GREEDY, cancel=cancel))
+        assert done(events).finish_reason == "interrupted"
+        assert not any(isinstance(event, PrefillProgress) for event in events)
+        assert ran == [0, 1]  # told to by the hook before it, the second layer's own stopped the forward
+        stop.remove()
+        again = done(engine.generate(long, options=GREEDY))
+        assert again.message == expected
+        assert again.usage.cached_tokens > 0  # what the first question began with
+        assert before.finish_reason == "stop"
+
+
 def test_context_that_fills_up(tiny_glm: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(tiny_glm, tmp_path / "short"))
     config = json.loads((folder / "config.json").read_text())
