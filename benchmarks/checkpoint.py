@@ -1,5 +1,5 @@
-"""Which checkpoints are measured: the bundled one, and a glm4_moe of 270M random parameters, which is large
-enough that the model, not Python, takes the time."""
+"""Which checkpoints are measured: the bundled one; a glm4_moe of 270M random parameters, large enough that the
+model, not Python, takes the time; and one that nobody here made, where it is installed."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from glmchat.glm.checkpoints import resolve
+from tests import smollm2
 
 SHAPE = {
     "hidden_size": 1024,
@@ -47,12 +48,20 @@ def write_random_checkpoint(folder: Path) -> Path:
 
 def add_model_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--model", action="append", help="checkpoint to run; default: demo, then a random 270M"
+        "--model", action="append", help="checkpoint to run; default: demo, a random 270M, SmolLM2"
     )
 
 
 @contextmanager
 def chosen_models(args: argparse.Namespace) -> Iterator[list[str]]:
-    """The checkpoints that `--model` names, or both default ones; the random one goes afterwards."""
+    """The checkpoints that `--model` names, or the default ones; what is made for it goes afterwards."""
+    if args.model:
+        yield args.model
+        return
     with tempfile.TemporaryDirectory() as folder:
-        yield args.model or ["demo", str(write_random_checkpoint(Path(folder) / "random-270M"))]
+        models = ["demo", str(write_random_checkpoint(Path(folder) / "random-270M"))]
+        if smollm2.gguf_file() is None:
+            print(f"SmolLM2 is left out: {smollm2.INSTALL}")
+        else:
+            models.append(str(smollm2.convert(Path(folder) / "SmolLM2-135M")))
+        yield models

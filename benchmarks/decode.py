@@ -124,6 +124,21 @@ class BareLoop:
                     return count, (count - 1) / (time.perf_counter() - first_at)
                 ids = token.view(1, 1)
 
+    def ttft(self, prompt: list[int], cached: int) -> float:
+        """Seconds of the forward that gives the next token, with the first `cached` ones in the KV cache."""
+        import torch
+        from transformers import DynamicCache
+
+        model = self._model
+        cache = DynamicCache(config=model.config)
+        with torch.inference_mode():
+            for at in range(0, cached, 512):
+                model(input_ids=torch.tensor([prompt[at : min(at + 512, cached)]]), past_key_values=cache)
+            began = time.perf_counter()
+            ids = torch.tensor([prompt[cached:]])
+            int(model(input_ids=ids, past_key_values=cache, logits_to_keep=1).logits[0, -1].argmax())
+        return time.perf_counter() - began
+
     def speed_of_generate(self, prompt: list[int], limit: int) -> tuple[int, float]:
         """The same from transformers' `generate` in a thread, its text read from a TextIteratorStreamer."""
         import torch

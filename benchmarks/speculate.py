@@ -13,6 +13,27 @@ from glmchat.messages import Conversation, Message
 
 from .report import Comparison, measure_pairs, show
 
+CODE = """class Account:
+    def __init__(self, owner, balance=0):
+        self.owner = owner
+        self.balance = balance
+
+    def deposit(self, amount):
+        if amount <= 0:
+            raise ValueError("The amount must be positive.")
+        self.balance += amount
+        return self.balance
+
+    def withdraw(self, amount):
+        if amount > self.balance:
+            raise ValueError("There is not enough money.")
+        self.balance -= amount
+        return self.balance
+"""
+EDITS = (
+    f"Rename the class to Wallet. Show the whole code:\n\n```python\n{CODE}```",
+    f"Add a method `transfer` to this class and show the whole class:\n\n```python\n{CODE}```",
+)
 QUESTIONS = (
     "What is 47 + 38?",
     "What is 98 + 765?",

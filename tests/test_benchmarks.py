@@ -14,15 +14,25 @@ ROOT = Path(__file__).resolve().parent.parent
 @pytest.mark.parametrize(
     ("arguments", "rows"),
     [
-        (("decode", "--model", "demo", "--tokens", "4", "--repeats", "1"), ("demo: ",)),
+        (
+            ("decode", "--model", "demo", "--tokens", "4", "--repeats", "1"),
+            ("demo, ", "TextIteratorStreamer"),
+        ),
         (("speculate", "--tokens", "20", "--repeats", "1"), ("demo, bfloat16", "tokens a forward")),
         (
-            ("reuse", "--model", "demo", "--history", "400", "--turns", "4", "--repeats", "1"),
+            ("reuse", "--model", "demo", "--history", "400", "--turns", "4", "--last", "6", "--repeats", "1"),
             ("without reuse", "the message alone"),
+        ),
+        (
+            ("cancel", "--model", "demo", "--prompt-tokens", "3000", "--repeats", "2"),
+            ("prefill of 3,000", "decoding"),
         ),
         (("startup", "--repeats", "1"), ("--version", "--help", "echo hi | glmchat")),
         (("render", "--tokens", "400", "--short", "200", "--repeats", "1"), ("rich's Live", "10 ms")),
-        (("terminal", "--model", "demo", "--tokens", "8", "--repeats", "1"), ("demo: ", "first key")),
+        (
+            ("terminal", "--model", "demo", "--tokens", "8", "--repeats", "1"),
+            ("demo: ", "first key", "echo of keys"),
+        ),
     ],
 )
 def test_a_short_run_prints_the_table(arguments: tuple[str, ...], rows: tuple[str, ...]) -> None:
