@@ -13,6 +13,7 @@ import shutil
 import tempfile
 import warnings
 import weakref
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,10 @@ from ..glm.checkpoints import Checkpoint
 from .attention import use_fast_decode
 from .faults import one_line
 from .kv import growing
-from .memory import DeviceMap, LoadOptions, free_memory
+from .memory import DeviceMap, LoadOptions, free_memory, peak_resident
 from .mtp import MtpHead, compute_device, load_mtp
 from .progress import OnProgress, WeightsBar
+from .weights import active_bytes
 
 
 def load_model(checkpoint: Checkpoint, options: LoadOptions, on_progress: OnProgress) -> LoadedModel:
@@ -131,6 +133,28 @@ class LoadedModel:
     def join(self, states: Any, more: Any) -> Any:
         """States [1, n, hidden] and those of the tokens behind them."""
         return self._torch.cat([states, more], dim=1)
+
+    @property
+    def threads(self) -> int:
+        """That compute on the CPU."""
+        return int(self._torch.get_num_threads())
+
+    @property
+    def weights_bytes(self) -> int:
+        """Of all weights, wherever they are, those of an MTP layer that is used included."""
+        weights = list(self._model.parameters())
+        if self.mtp is not None:
+            weights += self.mtp.layer.parameters()
+        return sum(p.nbytes for p in weights)
+
+    def active_bytes(self) -> Counter[str]:
+        """By device, the weights that a forward of one token reads; see weights.active_bytes."""
+        return active_bytes(self._model)
+
+    def peak_memory(self) -> dict[str, int]:
+        """Bytes that were in use at most: of `process` the resident set, of each GPU what torch took."""
+        cuda = {d: self._torch.cuda.max_memory_allocated(d) for d in self._gpus if d.startswith("cuda")}
+        return {"process": peak_resident(), **cuda}
 
     def spare_memory(self) -> int:
         """Bytes that KV caches of earlier conversations may take: a quarter of what is free."""
