@@ -27,6 +27,7 @@ from .kv import growing
 from .memory import DeviceMap, LoadOptions, free_memory, peak_resident
 from .mtp import MtpHead, compute_device, load_mtp
 from .progress import OnProgress, WeightsBar
+from .resident import FilePages, tight_heap
 from .weights import active_bytes
 
 
@@ -53,7 +54,7 @@ def load_model(checkpoint: Checkpoint, options: LoadOptions, on_progress: OnProg
         if offload_folder is not None:
             undo.callback(shutil.rmtree, offload_folder, ignore_errors=True)
         on_progress(LoadProgress("loading weights"))
-        with _weights_progress(checkpoint, on_progress):
+        with tight_heap(), _weights_progress(checkpoint, on_progress):
             model, info = AutoModelForCausalLM.from_pretrained(
                 checkpoint.folder,
                 config=config,
@@ -139,13 +140,16 @@ class LoadedModel:
         """That compute on the CPU."""
         return int(self._torch.get_num_threads())
 
-    @property
-    def weights_bytes(self) -> int:
-        """Of all weights, wherever they are, those of an MTP layer that is used included."""
+    def weights(self) -> list[Any]:
+        """All weights, wherever they are, those of an MTP layer that is used included."""
         weights = list(self._model.parameters())
         if self.mtp is not None:
             weights += self.mtp.layer.parameters()
-        return sum(p.nbytes for p in weights)
+        return weights
+
+    @property
+    def weights_bytes(self) -> int:
+        return sum(p.nbytes for p in self.weights())
 
     def active_bytes(self) -> Counter[str]:
         """By device, the weights that a forward of one token reads; see weights.active_bytes."""
@@ -306,8 +310,11 @@ def _weights_progress(checkpoint: Checkpoint, on_progress: OnProgress) -> Iterat
         hf_logging.disable_progress_bar()
         yield
         return
+    pages = FilePages(checkpoint.folder)
     previous = set_hook(
-        lambda factory, args, kwargs: WeightsBar(checkpoint.shards, on_progress, *args, **kwargs)
+        lambda factory, args, kwargs: WeightsBar(
+            checkpoint.shards, on_progress, pages.loaded, *args, **kwargs
+        )
     )
     try:
         yield
