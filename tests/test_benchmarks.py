@@ -20,6 +20,10 @@ ROOT = Path(__file__).resolve().parent.parent
             ("reuse", "--model", "demo", "--history", "400", "--turns", "4", "--repeats", "1"),
             ("without reuse", "the message alone"),
         ),
+        (
+            ("memory", "--model", "demo", "--turns", "20", "--repeats", "1"),
+            ("peak of a load", "20 turns ÷ 2 ", "20 turns ÷ 10"),
+        ),
         (("startup", "--repeats", "1"), ("--version", "--help", "echo hi | glmchat")),
         (("render", "--tokens", "400", "--short", "200", "--repeats", "1"), ("rich's Live", "10 ms")),
         (("terminal", "--model", "demo", "--tokens", "8", "--repeats", "1"), ("demo: ", "first key")),
