@@ -9,7 +9,9 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+from glmchat.engine.mtp import MtpHead
 from glmchat.glm.checkpoints import resolve
 from tests import smollm2
 
@@ -32,18 +34,41 @@ SHAPE = {
 }
 
 
-def write_random_checkpoint(folder: Path) -> Path:
-    """Write it to `folder` in bfloat16 with the bundled checkpoint's tokenizer; always the same weights."""
+LARGE = SHAPE | {
+    "num_hidden_layers": 32,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 2,
+    "moe_intermediate_size": 320,
+    "n_routed_experts": 24,
+    "num_nextn_predict_layers": 1,
+}
+"""820M parameters and an MTP layer, in many layers, as large models have them: one is a small part of all."""
+
+
+def write_random_checkpoint(folder: Path, shape: dict[str, int] = SHAPE) -> Path:
+    """Write one to `folder` in bfloat16 with the bundled checkpoint's tokenizer; always the same weights."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
     demo = resolve("demo").folder
-    config = AutoConfig.from_pretrained(demo, **SHAPE)
+    config = AutoConfig.from_pretrained(demo, **shape)
     torch.manual_seed(0)
-    AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(folder)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    model.save_pretrained(folder)
+    if shape["num_nextn_predict_layers"]:
+        _add_mtp_layer(folder / "model.safetensors", model)
     for file in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json"):
         shutil.copy(demo / file, folder)
     return folder
+
+
+def _add_mtp_layer(file: Path, model: Any) -> None:
+    """Random weights under their names on disk, into the file of the trunk's."""
+    from safetensors.torch import load_file, save_file
+
+    prefix = f"model.layers.{model.config.num_hidden_layers}."
+    layer = {prefix + name: t.normal_(std=0.02).clone() for name, t in MtpHead(model).tensors().items()}
+    save_file(load_file(file) | layer, file, metadata={"format": "pt"})
 
 
 def add_model_argument(parser: argparse.ArgumentParser) -> None:

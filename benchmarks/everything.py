@@ -18,6 +18,7 @@ COMMANDS = (
     "speculate",
     "speculate --by lookup",
     "startup",
+    "memory",
     "terminal",
     "render",
     "cancel",

@@ -22,6 +22,11 @@ EXIT_TERMINATED = 143
 
 _USAGE = "glmchat [options] [--] [prompt]"
 _ABOUT = "Chat with GLM-4.5 and its kin: a conversation in the terminal, or one answer to a prompt or a pipe."
+_ABOUT_BENCH = "How fast the model is on this machine: prefill, decode, time to first token, memory."
+_NO_SUCH_OPTION = {
+    "glmchat": "; put -- before a prompt that begins so.",
+    "glmchat bench": "; see glmchat bench --help.",
+}
 _EXAMPLES = """\
 examples:
   glmchat                                          a conversation in the terminal
@@ -29,6 +34,7 @@ examples:
   glmchat -- "one question"                        the answer on stdout
   cat notes.txt | glmchat "summarise"              stdin is context before the question
   glmchat --json "hi" | jq .message.content        for programs
+  glmchat bench --model zai-org/GLM-4.5-Air        how fast it is on this machine
   glmchat tools init                               tool declarations to begin with
   glmchat tools check tools.json                   what is wrong with them, and where
 
@@ -40,7 +46,7 @@ exit codes: 0 answer, 1 error, 2 usage, 3 model cannot be loaded, 4 server,
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message[:1].upper()}{message[1:]}. See glmchat --help.")
+        raise UsageError(f"{message[:1].upper()}{message[1:]}. See {self.prog} --help.")
 
 
 class _Version(argparse.Action):
@@ -99,14 +105,7 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=_help_format,
     )
     parser.add_argument("prompt", nargs="?", help=argparse.SUPPRESS)
-    groups: dict[str, argparse._ArgumentGroup] = {}
-    for entry in st.table():
-        name = entry.metadata["group"]
-        if name not in groups:
-            groups[name] = parser.add_argument_group(name)
-        _add_setting(groups[name], entry.name, entry.default, entry.metadata)
-
-    shown = groups[st.SHOWN]
+    shown = _add_settings(parser, st.MODEL, st.ANSWER, st.SHOWN)[-1]
     form = shown.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="one JSON object: message, usage, timing …")
     form.add_argument("--stream-json", action="store_true", help="one JSON event a line")
@@ -114,12 +113,58 @@ def build_parser() -> argparse.ArgumentParser:
         "--print-prompt", action="store_true", help="what the model would see; loads no weights"
     )
 
-    other = parser.add_argument_group("other")
-    other.add_argument("--config", metavar="FILE", help="read this in place of the usual config.toml")
-    other.add_argument("--debug", action="store_true", help="show tracebacks")
+    other = _add_others(parser)
     other.add_argument("--version", action=_Version, nargs=0, help="print the version and leave")
     other.add_argument("-h", "--help", action="help", help="print this and leave")
     return parser
+
+
+def build_bench_parser() -> argparse.ArgumentParser:
+    """The options of `glmchat bench`: those that choose, place and load the model, and its own."""
+    parser = _Parser(
+        prog="glmchat bench",
+        usage="glmchat bench [options]",
+        description=_ABOUT_BENCH,
+        allow_abbrev=False,
+        add_help=False,
+        formatter_class=_help_format,
+    )
+    own = parser.add_argument_group("what is measured")
+    own.add_argument(
+        "--lengths",
+        type=_lengths,
+        default=(),
+        metavar="N,N",
+        help="tokens of context (128,1024,4096,8192, as far as the model's context allows)",
+    )
+    own.add_argument(
+        "--repeats", type=_argument(st.REPEATS), default=3, metavar="N", help="of each measurement (3)"
+    )
+    own.add_argument("--json", action="store_true", help="one JSON object, sizes in bytes")
+    _add_settings(parser, st.MODEL)
+    other = _add_others(parser)
+    other.add_argument("-h", "--help", action="help", help="print this and leave")
+    return parser
+
+
+def _lengths(text: str) -> tuple[int, ...]:
+    return tuple(_argument(st.LENGTH)(part.strip()) for part in text.split(","))
+
+
+def _add_settings(parser: argparse.ArgumentParser, *names: str) -> list[argparse._ArgumentGroup]:
+    """Add the settings of these groups, in the order of the table."""
+    groups = {name: parser.add_argument_group(name) for name in names}
+    for entry in st.table():
+        if (group := groups.get(entry.metadata["group"])) is not None:
+            _add_setting(group, entry.name, entry.default, entry.metadata)
+    return list(groups.values())
+
+
+def _add_others(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    other = parser.add_argument_group("other")
+    other.add_argument("--config", metavar="FILE", help="read this in place of the usual config.toml")
+    other.add_argument("--debug", action="store_true", help="show tracebacks")
+    return other
 
 
 def _add_setting(group: argparse._ArgumentGroup, name: str, default: Any, about: Any) -> None:
@@ -157,12 +202,19 @@ def _run(words: list[str]) -> int:
             from .terminal import declarations
 
             return declarations.run(words[1:])
-        args = _parse(words)
+        if words[:1] == ["bench"]:
+            return _run_with(_bench, _parse(build_bench_parser(), words[1:]))
+        return _run_with(_dispatch, _parse(build_parser(), words))
     except UsageError as e:
         return _report(e)
+
+
+def _run_with(front_end: Callable[[st.Settings, argparse.Namespace], int], args: argparse.Namespace) -> int:
+    """Run it with the settings of this run; any fault ends in one line."""
+    stream_json = getattr(args, "stream_json", False)
     try:
         flags = {entry.name: getattr(args, entry.name) for entry in st.table() if hasattr(args, entry.name)}
-        code = _dispatch(st.load_settings(flags, config=args.config), args)
+        code = front_end(st.load_settings(flags, config=args.config), args)
         _flush()
         return code
     except (BrokenPipeError, KeyboardInterrupt):
@@ -172,36 +224,49 @@ def _run(words: list[str]) -> int:
             import traceback
 
             traceback.print_exc()
-        if args.json or args.stream_json:
+        if args.json or stream_json:
             from .terminal import jsonl
 
             with contextlib.suppress(OSError):  # stdout itself may be what failed
-                jsonl.write_error(e, stream=args.stream_json)
+                jsonl.write_error(e, stream=stream_json)
         with contextlib.suppress(OSError):
             _flush()
         return _report(e)
 
 
-def _parse(words: list[str]) -> argparse.Namespace:
-    parser = build_parser()
+def _parse(parser: argparse.ArgumentParser, words: list[str]) -> argparse.Namespace:
     args, rest = parser.parse_known_args(words)
     for word in rest:
         if word.startswith("-"):
             known = [s for action in parser._actions for s in action.option_strings]
-            hint = st.nearest(word.partition("=")[0], known) or "; put -- before a prompt that begins so."
+            hint = st.nearest(word.partition("=")[0], known) or _NO_SUCH_OPTION[parser.prog]
             raise UsageError(f"Unknown option {word}{hint}")
+        if parser.prog == "glmchat bench":
+            raise UsageError(f"{parser.prog} takes no prompt: {word!r}. To ask it: glmchat -- 'bench …'.")
         raise UsageError(f"One prompt, please: {word!r} is a second one. Put quotes around the whole prompt.")
     return args
 
 
-def _dispatch(settings: st.Settings, args: argparse.Namespace) -> int:
-    from .terminal import stdin
+def _bench(settings: st.Settings, args: argparse.Namespace) -> int:
+    from .terminal import bench
 
+    _make_writable()
+    return bench.run(settings, args.lengths, args.repeats, as_json=args.json)
+
+
+def _make_writable() -> None:
+    """Whatever stdout is, text can be written to it."""
     if sys.stdout is None:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # stdout was closed: lives as long as the program
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a character the locale lacks must not end an answer
+
+
+def _dispatch(settings: st.Settings, args: argparse.Namespace) -> int:
+    from .terminal import stdin
+
+    _make_writable()
     plain = not (args.json or args.stream_json or args.print_prompt)
     talks = sys.stdin is not None and sys.stdin.isatty() and sys.stdout.isatty()
     prompt = None if args.prompt is None and talks and plain else stdin.compose(args.prompt)
@@ -226,7 +291,7 @@ def _dispatch(settings: st.Settings, args: argparse.Namespace) -> int:
     if args.print_prompt:
         return start.print_prompt(settings, prompt)
     with start.open_chat(settings, load) as chat:
-        stdin.check_fits(prompt, wait_with_bar(chat, load))
+        stdin.check_fits(prompt, wait_with_bar(chat.engine, load))
         if plain:
             from .terminal import plain as pipe
 

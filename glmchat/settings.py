@@ -73,6 +73,7 @@ DTYPE = _choice("auto", "bfloat16", "float16", "float32")
 OVERFLOW = _choice("drop-oldest", "error")
 ON_OFF = _choice("on", "off")
 SPECULATE = _choice("auto", "mtp", "lookup", "off")
+LENGTH, REPEATS = _whole(1, 10_000_000), _whole(1, 1000)
 PATH = Kind("a path", os.path.expanduser, lambda v: isinstance(v, str) and v != "")
 
 

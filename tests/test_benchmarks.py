@@ -27,6 +27,10 @@ ROOT = Path(__file__).resolve().parent.parent
             ("cancel", "--model", "demo", "--prompt-tokens", "3000", "--repeats", "2"),
             ("prefill of 3,000", "decoding"),
         ),
+        (
+            ("memory", "--model", "demo", "--turns", "20", "--repeats", "1"),
+            ("peak of a load", "20 turns ÷ 2 ", "20 turns ÷ 10"),
+        ),
         (("startup", "--repeats", "1"), ("--version", "--help", "echo hi | glmchat")),
         (("render", "--tokens", "400", "--short", "200", "--repeats", "1"), ("rich's Live", "10 ms")),
         (

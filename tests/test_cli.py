@@ -85,6 +85,7 @@ def test_a_prompt_gives_the_answer_and_nothing_else(run: Callable[..., Run]) -> 
         (["only"], b"", "only"),
         (["only"], b" \n", "only"),
         (["--", "-5 + 3"], b"", "-5 + 3"),
+        (["--", "bench"], b"", "bench"),
         ([], "\ufeffmit BOM ü\r\n".encode(), "mit BOM ü\r"),
         ([], b"  indented\n", "  indented"),
         ([" keep me \n"], b"", " keep me \n"),
@@ -331,9 +332,9 @@ def command(*words: str, **more: Any) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("option", ["--help", "--version"])
-def test_help_and_version_import_nothing_heavy(option: str) -> None:
-    result = command("-X", "importtime", "-m", "glmchat", option)
+@pytest.mark.parametrize("words", [["--help"], ["--version"], ["bench", "--help"]])
+def test_help_and_version_import_nothing_heavy(words: list[str]) -> None:
+    result = command("-X", "importtime", "-m", "glmchat", *words)
     assert result.returncode == 0
     imported = {line.rpartition("|")[2].strip() for line in result.stderr.splitlines()}
     assert "argparse" in imported

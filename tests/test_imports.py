@@ -36,6 +36,7 @@ MAY_BE_HEAVY = {
     "engine/kv.py",
     "engine/mtp.py",
     "engine/attention.py",
+    "engine/bandwidth.py",
 }
 SCREEN = {"rich", "prompt_toolkit"}
 

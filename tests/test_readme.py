@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from glmchat import errors
-from glmchat.cli import build_parser
+from glmchat.cli import build_bench_parser, build_parser
 from glmchat.terminal.commands import COMMANDS, KEYS
 from glmchat.tools.reading import check_declarations
 
@@ -62,7 +62,8 @@ def test_examples_are_understood(words: list[str]) -> None:
     if words[:1] == ["tools"]:
         assert words[1] in ("check", "init")
         return
-    _, rest = build_parser().parse_known_args(words)
+    parser = build_bench_parser() if words[:1] == ["bench"] else build_parser()
+    _, rest = parser.parse_known_args(words[words[:1] == ["bench"] :])
     assert not rest
 
 

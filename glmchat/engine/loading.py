@@ -13,6 +13,7 @@ import shutil
 import tempfile
 import warnings
 import weakref
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,11 @@ from ..glm.checkpoints import Checkpoint
 from .attention import use_fast_decode
 from .faults import one_line
 from .kv import growing
-from .memory import DeviceMap, LoadOptions, free_memory
+from .memory import DeviceMap, LoadOptions, free_memory, peak_resident
 from .mtp import MtpHead, compute_device, load_mtp
 from .progress import OnProgress, WeightsBar
+from .resident import FilePages, tight_heap
+from .weights import active_bytes
 
 
 def load_model(checkpoint: Checkpoint, options: LoadOptions, on_progress: OnProgress) -> LoadedModel:
@@ -51,7 +54,7 @@ def load_model(checkpoint: Checkpoint, options: LoadOptions, on_progress: OnProg
         if offload_folder is not None:
             undo.callback(shutil.rmtree, offload_folder, ignore_errors=True)
         on_progress(LoadProgress("loading weights"))
-        with _weights_progress(checkpoint, on_progress):
+        with tight_heap(), _weights_progress(checkpoint, on_progress):
             model, info = AutoModelForCausalLM.from_pretrained(
                 checkpoint.folder,
                 config=config,
@@ -135,6 +138,31 @@ class LoadedModel:
     def join(self, states: Any, more: Any) -> Any:
         """States [1, n, hidden] and those of the tokens behind them."""
         return self._torch.cat([states, more], dim=1)
+
+    @property
+    def threads(self) -> int:
+        """That compute on the CPU."""
+        return int(self._torch.get_num_threads())
+
+    def weights(self) -> list[Any]:
+        """All weights, wherever they are, those of an MTP layer that is used included."""
+        weights = list(self._model.parameters())
+        if self.mtp is not None:
+            weights += self.mtp.layer.parameters()
+        return weights
+
+    @property
+    def weights_bytes(self) -> int:
+        return sum(p.nbytes for p in self.weights())
+
+    def active_bytes(self) -> Counter[str]:
+        """By device, the weights that a forward of one token reads; see weights.active_bytes."""
+        return active_bytes(self._model)
+
+    def peak_memory(self) -> dict[str, int]:
+        """Bytes that were in use at most: of `process` the resident set, of each GPU what torch took."""
+        cuda = {d: self._torch.cuda.max_memory_allocated(d) for d in self._gpus if d.startswith("cuda")}
+        return {"process": peak_resident(), **cuda}
 
     def spare_memory(self) -> int:
         """Bytes that KV caches of earlier conversations may take: a quarter of what is free."""
@@ -306,8 +334,11 @@ def _weights_progress(checkpoint: Checkpoint, on_progress: OnProgress) -> Iterat
         hf_logging.disable_progress_bar()
         yield
         return
+    pages = FilePages(checkpoint.folder)
     previous = set_hook(
-        lambda factory, args, kwargs: WeightsBar(checkpoint.shards, on_progress, *args, **kwargs)
+        lambda factory, args, kwargs: WeightsBar(
+            checkpoint.shards, on_progress, pages.loaded, *args, **kwargs
+        )
     )
     try:
         yield

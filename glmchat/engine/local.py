@@ -12,21 +12,23 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
 from ..errors import GlmChatError, ModelError
 from ..events import Event, LoadProgress
-from ..glm.checkpoints import choose_template, resolve
+from ..glm.checkpoints import Checkpoint, choose_template, resolve
 from ..glm.encode import Prompt, PromptEncoder
 from ..messages import Conversation
 from .base import CLOSED, GenerationOptions, ModelInfo
+from .decode import Decoder
 from .faults import one_line
 from .loading import load_model
 from .memory import LoadOptions
 from .outbox import Outbox
 from .progress import OnProgress
-from .turn import Ahead, Turn, TurnRunner
+from .turn import Ahead, Result, Turn, TurnRunner
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +50,7 @@ class LocalEngine:
     ) -> None:
         options = options or LoadOptions()
         options.placement()  # an option that cannot be read is told at once
-        self._turns: queue.SimpleQueue[Turn | Ahead | None] = queue.SimpleQueue()
+        self._turns: queue.SimpleQueue[Turn | Ahead | _Loan | None] = queue.SimpleQueue()
         self._loaded = threading.Event()
         self._closing = threading.Event()
         self._lock = threading.Lock()
@@ -96,10 +98,7 @@ class LocalEngine:
             outbox=outbox,
             started=started,
         )
-        with self._lock:
-            if self._closing.is_set():
-                raise ModelError(CLOSED)
-            self._turns.put(turn)
+        self._put(turn)
         try:
             yield from outbox
         finally:
@@ -129,6 +128,20 @@ class LocalEngine:
             raise ModelError(CLOSED)
         return runner.render(conversation.messages, tools, options or GenerationOptions())
 
+    def lend(self, job: Callable[[Decoder, Checkpoint, Callable[[], bool]], Result]) -> Result:
+        """What `job` makes of the decoder and the checkpoint, in the inference thread and between turns.
+
+        It has to end soon once the function that it gets says that the engine closes. Raises what it raises.
+        """
+        self.wait()
+        closing = self._closing.is_set
+        loan = _Loan(
+            lambda runner: runner.lend(lambda decoder, checkpoint: job(decoder, checkpoint, closing))
+        )
+        self._put(loan)
+        result: Result = loan.future.result()
+        return result
+
     def close(self) -> None:
         """Stop a running turn, end the thread and free the model. Idempotent."""
         with self._lock:  # so that no turn comes after the None and waits for ever
@@ -148,6 +161,12 @@ class LocalEngine:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _put(self, turn: Turn | _Loan) -> None:
+        with self._lock:
+            if self._closing.is_set():
+                raise ModelError(CLOSED)
+            self._turns.put(turn)
 
     def _pass_on(self, on_progress: OnProgress | None) -> OnProgress:
         """`on_progress`, which in passing ends the load of an engine that was closed meanwhile."""
@@ -175,6 +194,9 @@ class LocalEngine:
             if isinstance(turn, Ahead):
                 self._read_ahead(runner, turn)
                 continue
+            if isinstance(turn, _Loan):
+                turn(load.model, runner)
+                continue
             try:
                 with one_line(load.model, "answering"):
                     runner.run(turn)
@@ -190,6 +212,21 @@ class LocalEngine:
             runner.read_ahead(ahead, lambda: self._closing.is_set() or not self._turns.empty())
         except Exception:  # nobody waits for it: the turn itself will tell
             log.debug("prefilling ahead failed", exc_info=True)
+
+
+class _Loan:
+    """A job other than a turn, and what comes of it."""
+
+    def __init__(self, job: Callable[[TurnRunner], Any]) -> None:
+        self.future: Future[Any] = Future()
+        self._job = job
+
+    def __call__(self, model: str, runner: TurnRunner) -> None:
+        try:
+            with one_line(model, "running"):
+                self.future.set_result(self._job(runner))
+        except GlmChatError as e:
+            self.future.set_exception(e)
 
 
 def _any_set(flags: tuple[threading.Event, ...]) -> Callable[[], bool]:

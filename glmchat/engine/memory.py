@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -100,3 +102,12 @@ def parse_device_map(text: str) -> DeviceMap:
 def free_memory() -> int:
     """Bytes of this machine's memory that nobody uses."""
     return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def peak_resident() -> int:
+    """Bytes of this process that were in memory at most, pages of mapped files among them."""
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii")
+        return int(re.findall(r"^VmHWM:\s+(\d+) kB", status, re.MULTILINE)[0]) * 1024
+    except (OSError, IndexError):  # not Linux; there `resource` would tell of the program before exec as well
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

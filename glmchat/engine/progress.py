@@ -45,10 +45,17 @@ class WeightsBar:
     """As much of tqdm as transformers uses, reported as LoadProgress at most twenty times a second."""
 
     def __init__(
-        self, shards: Shards, on_progress: OnProgress, items: Any = (), *_: object, **__: object
+        self,
+        shards: Shards,
+        on_progress: OnProgress,
+        on_loaded: Callable[[str], None],
+        items: Any = (),
+        *_: object,
+        **__: object,
     ) -> None:
         self._items = items  # parameters with what they are made of
         self._on_progress = on_progress
+        self._on_loaded = on_loaded  # gets the name of each parameter that is made
         self._shards = len(shards)
         self._parts = allot((name for name, _ in items), shards)
         self._total = sum(size for size, _ in self._parts)
@@ -58,6 +65,7 @@ class WeightsBar:
         shown = 0.0
         for item, (size, number) in zip(self._items, self._parts, strict=True):
             yield item
+            self._on_loaded(item[0])
             done, shard = done + size, max(shard, number)
             now = time.monotonic()
             if now - shown >= 0.05 or done == self._total:

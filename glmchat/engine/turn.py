@@ -9,7 +9,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import ContextFullError
 from ..events import (
@@ -37,6 +37,8 @@ from .sampling import Sampler
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +122,11 @@ class TurnRunner:
             enable_thinking=options.enable_thinking,
             add_generation_prompt=not messages or messages[-1].role != "assistant",
         )
+
+    def lend(self, job: Callable[[Decoder, Checkpoint], Result]) -> Result:
+        """What `job` makes of the decoder and the checkpoint, in the context in which turns run."""
+        with self._loaded.inference():
+            return job(self._decoder, self._checkpoint)
 
     def close(self) -> None:
         """Free the KV cache and what loading left on disk."""

@@ -27,10 +27,10 @@ def run(chat: Chat, prompt: str, *, stream: bool) -> int:
         for event in turn:
             if isinstance(event, TurnDone):
                 whole = result(event, model=chat.engine.info.name, load_s=chat.engine.info.load_s)
-                _write({"type": "turn_done", **whole} if stream else whole)
+                write({"type": "turn_done", **whole} if stream else whole)
                 code = EXIT_CODES[event.finish_reason]
             elif stream:
-                _write(event_object(event))
+                write(event_object(event))
     return code
 
 
@@ -56,7 +56,7 @@ def write_error(error: Exception, *, stream: bool) -> None:
     """Say a fault on stdout in the reader's own language."""
     code = error.exit_code if isinstance(error, GlmChatError) else EXIT_ERROR
     body = {"error": {"type": type(error).__name__, "message": str(error), "exit_code": code}}
-    _write({"type": "error", **body} if stream else body)
+    write({"type": "error", **body} if stream else body)
 
 
 def _plain(value: Any) -> Any:
@@ -72,7 +72,8 @@ def _plain(value: Any) -> Any:
     return value.to_dict() if isinstance(value, ToolCall) else value
 
 
-def _write(value: dict[str, Any]) -> None:
+def write(value: dict[str, Any]) -> None:
+    """One JSON object, on a line of its own."""
     text = json.dumps(value, ensure_ascii=False)
     # A lone surrogate is legal in JSON only when escaped; U+2028 and U+2029 end a line for some readers.
     text = re.sub("[\ud800-\udfff\u2028\u2029\x7f-\x9f]", lambda m: f"\\u{ord(m[0]):04x}", text)

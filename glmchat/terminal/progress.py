@@ -5,8 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
-from ..chat import Chat
-from ..engine.base import ModelInfo
+from ..engine.base import Engine, ModelInfo
 from ..events import LoadProgress
 from .wording import size_text
 
@@ -23,10 +22,10 @@ class LoadState:
         self.changed()
 
 
-def wait_with_bar(chat: Chat, state: LoadState) -> ModelInfo:
+def wait_with_bar(engine: Engine, state: LoadState) -> ModelInfo:
     """Wait until the model is loaded, drawing a bar if stderr is a terminal. Raises what loading raised."""
     if sys.stderr is None or not sys.stderr.isatty():
-        return chat.engine.info
+        return engine.info
     from rich.console import Console
     from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
     from rich.text import Text
@@ -51,7 +50,7 @@ def wait_with_bar(chat: Chat, state: LoadState) -> ModelInfo:
         before, state.changed = state.changed, draw
         draw()
         try:
-            return chat.engine.info
+            return engine.info
         finally:
             state.changed = before
 

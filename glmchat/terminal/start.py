@@ -13,6 +13,7 @@ import platformdirs
 
 from ..chat import Chat
 from ..engine.base import Engine, GenerationOptions
+from ..engine.memory import LoadOptions
 from ..errors import EXIT_OK, UsageError
 from ..events import LoadProgress, ToolServerFailed
 from ..messages import Message
@@ -81,9 +82,7 @@ def open_engine(
     apart: bool = False,
 ) -> Engine:
     """An engine that loads `model` in the background, placed as the settings say."""
-    from ..engine.memory import LoadOptions
-
-    options = LoadOptions(**{field.name: getattr(settings, field.name) for field in fields(LoadOptions)})
+    options = load_options(settings)
     template = settings.chat_template
     if apart:
         from ..engine.worker import WorkerEngine
@@ -92,6 +91,10 @@ def open_engine(
     from ..engine.local import LocalEngine
 
     return LocalEngine(model, options, chat_template=template, on_progress=on_progress)
+
+
+def load_options(settings: Settings) -> LoadOptions:
+    return LoadOptions(**{field.name: getattr(settings, field.name) for field in fields(LoadOptions)})
 
 
 def print_prompt(settings: Settings, prompt: str) -> int:

@@ -1,0 +1,125 @@
+"""Keeps the memory of a load close to that of the weights; on Linux, elsewhere nothing is done.
+
+Two things make it twice as much. The checkpoint's files are mapped, and what is put together from several of
+their tensors, as experts are, is a copy; the pages it was made from stay in the resident set for as long as
+any other weight lies in the file. And freed blocks of some megabytes stay in the heap, with holes between.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import json
+import mmap
+import os
+import sys
+from bisect import bisect_left
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+_DONTNEED = 4  # MADV_DONTNEED
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # M_… of mallopt
+_SMALL, _USUAL = 1 << 20, 1 << 25
+
+
+class FilePages:
+    """The pages of the safetensors files in `folder` that this process has mapped."""
+
+    def __init__(self, folder: Path) -> None:
+        files = {os.path.realpath(path) for path in folder.glob("*.safetensors")}
+        self._spans = sorted(span for file in files for span in _spans(file))
+        self._names = [name for name, *_ in self._spans]
+        self._whole: set[str] = set()
+
+    def loaded(self, name: str) -> None:
+        """The parameter `name` is made. If of other tensors than the one of that name, their pages are given
+        back; they stay in the system's cache, so that reading them again would be right, only slower.
+        """
+        place = bisect_left(self._names, name)
+        if self._names[place : place + 1] == [name]:
+            self._whole.add(name)  # it may well lie in the file itself
+            return
+        below = name.rpartition(".")[0] + "."
+        ranges: dict[str, list[tuple[int, int]]] = {}
+        for tensor, file, begin, end in self._spans[bisect_left(self._names, below) :]:
+            if not tensor.startswith(below):
+                break
+            if tensor not in self._whole:
+                ranges.setdefault(file, []).append((begin, end))
+        if ranges:
+            _give_back({file: _joined(parts) for file, parts in ranges.items()})
+
+
+def _spans(file: str) -> Iterator[tuple[str, str, int, int]]:
+    """Each tensor of a safetensors file: its name, the file, and the bytes where it begins and ends.
+
+    None of a file that cannot be read: those that matter have been checked.
+    """
+    with (
+        contextlib.suppress(OSError, ValueError, AttributeError, KeyError, TypeError),
+        open(file, "rb") as opened,
+    ):
+        length = int.from_bytes(opened.read(8), "little")
+        if length > os.path.getsize(file):
+            return
+        header = json.loads(opened.read(length))
+        for name, about in header.items():
+            if name != "__metadata__":
+                begin, end = about["data_offsets"]
+                yield name, file, 8 + length + begin, 8 + length + end
+
+
+def _joined(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The same bytes in as few ranges as possible."""
+    out: list[tuple[int, int]] = []
+    for begin, end in sorted(ranges):
+        if out and out[-1][1] == begin:
+            begin, _ = out.pop()
+        out.append((begin, end))
+    return out
+
+
+def _give_back(ranges: dict[str, list[tuple[int, int]]]) -> None:
+    """Take whole pages of these bytes of these files out of the resident set."""
+    libc = _libc()
+    if libc is None:
+        return
+    # Read anew each time: where a file was unmapped, something else may be by now.
+    with open("/proc/self/maps", encoding="utf-8", errors="surrogateescape") as maps:
+        lines = [line.rstrip("\n").split(maxsplit=5) for line in maps]
+    for addresses, access, offset, *_, path in (line for line in lines if len(line) == 6):
+        if path not in ranges or not access.endswith("p"):
+            continue
+        low, high = (int(part, 16) for part in addresses.split("-"))
+        shift = low - int(offset, 16)
+        for begin, end in ranges[path]:
+            first = max(low, -(-(begin + shift) // mmap.PAGESIZE) * mmap.PAGESIZE)
+            last = min(high, (end + shift) // mmap.PAGESIZE * mmap.PAGESIZE)
+            if first < last:
+                libc.madvise(ctypes.c_void_p(first), ctypes.c_size_t(last - first), _DONTNEED)
+
+
+@contextlib.contextmanager
+def tight_heap() -> Iterator[None]:
+    """Within it blocks of a megabyte are given back as soon as they are freed.
+
+    Afterwards those above 32 MiB are, which is where glibc by itself would have come to.
+    """
+    libc = _libc()
+    mallopt = getattr(libc, "mallopt", None)  # musl has none
+    if mallopt is None:
+        yield
+        return
+    mallopt(_MMAP_THRESHOLD, _SMALL)
+    try:
+        yield
+    finally:
+        mallopt(_MMAP_THRESHOLD, _USUAL)
+        mallopt(_TRIM_THRESHOLD, 2 * _USUAL)
+
+
+@functools.cache
+def _libc() -> Any:
+    return ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None

@@ -1,0 +1,89 @@
+"""What a load leaves of the checkpoint's files in memory, and what turns leave behind."""
+
+from __future__ import annotations
+
+import gc
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from benchmarks.checkpoint import SHAPE, write_random_checkpoint
+from benchmarks.memory import load_peak, sizes_over_turns
+from glmchat.engine.resident import FilePages, _joined, tight_heap
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+MB = 1 << 20
+
+
+def in_memory(file: Path) -> int:
+    """Bytes of the file that this process has in memory."""
+    smaps = Path("/proc/self/smaps").read_text(encoding="utf-8", errors="replace")
+    found = re.findall(rf" {re.escape(str(file))}\n(?:.*\n)*?Rss: +(\d+) kB", smaps)
+    return sum(int(size) * 1024 for size in found)
+
+
+@linux
+def test_pages_of_what_was_copied_are_given_back_and_others_are_not(tmp_path: Path) -> None:
+    rows = MB // 4  # of floats in a MB
+    tensors = {f"m.experts.{n}.up.weight": torch.full((2 * rows,), float(n)) for n in range(4)}
+    tensors |= {"m.experts.bias": torch.ones(2 * rows), "m.gate.weight": torch.ones(2 * rows)}
+    file = tmp_path / "model.safetensors"
+    save_file(tensors, file)
+    (tmp_path / "other.safetensors").write_bytes(b"no weights at all")
+    pages = FilePages(tmp_path)
+    with safe_open(file, "pt") as opened:
+        mapped = {name: opened.get_tensor(name) for name in tensors}
+    mapped["m.experts.bias"] += 1  # as if a load had changed what lies in the file's own pages
+    assert all(tensor.sum() >= 0 for tensor in mapped.values())
+    before = in_memory(file)
+    assert before >= 12 * MB
+    for name in ("m.gate.weight", "m.experts.bias"):
+        pages.loaded(name)
+    assert in_memory(file) == before
+    pages.loaded("m.experts.up")
+    assert in_memory(file) <= 5 * MB
+    assert all(torch.equal(mapped[name], tensors[name]) for name in tensors if name != "m.experts.bias")
+    assert torch.equal(mapped["m.experts.bias"], tensors["m.experts.bias"] + 1)
+
+
+def test_neighbours_are_one_range() -> None:
+    assert _joined([(8, 12), (0, 4), (4, 8), (20, 24)]) == [(0, 12), (20, 24)]
+
+
+@linux
+def test_freed_blocks_do_not_stay() -> None:
+    def held() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+    with tight_heap():
+        before = held()
+        kept = []
+        for _ in range(20):
+            block, between = torch.ones(2 * MB), torch.ones(64)
+            kept.append(between)
+            del block
+        assert held() - before < 8 * MB
+
+
+@linux
+def test_a_load_takes_little_more_than_the_weights(tmp_path: Path) -> None:
+    """Of so few weights the libraries' own memory is a tenth; twice as much as all is what it was."""
+    shape = SHAPE | {"moe_intermediate_size": 224}
+    told = load_peak(str(write_random_checkpoint(tmp_path / "random-160M", shape)))
+    assert told["weights"] > 250e6
+    assert told["peak"] / told["weights"] < 1.4, json.dumps(told)
+
+
+@linux
+def test_many_turns_leave_nothing_behind() -> None:
+    """Neither in memory, where a KV cache a turn would be 25 MB in all, nor in Python's objects."""
+    objects: list[int] = []
+    warm, end = sizes_over_turns("demo", [30, 60], lambda: objects.append(len(gc.get_objects())))
+    assert end - warm < 40e6
+    assert objects[1] - objects[0] < 500
