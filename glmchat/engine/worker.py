@@ -55,7 +55,7 @@ class WorkerEngine:
         on_progress: OnProgress | None = None,
     ) -> None:
         options = options or LoadOptions()
-        options.placement()  # an option that cannot be read is told at once
+        options.check()  # what cannot be done is told at once
         self._start: Callable[[], _Process] = lambda: _Process(model, options, chat_template, on_progress)
         self._process = self._start()
         self._info: ModelInfo | None = None
@@ -149,6 +149,17 @@ class WorkerEngine:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def open_worker(model: str, options: LoadOptions, *, chat_template: str = "auto") -> WorkerEngine:
+    """As `open_local`, in a child process."""
+    engine = WorkerEngine(model, options, chat_template=chat_template)
+    try:
+        engine.wait()
+    except BaseException:
+        engine.close()
+        raise
+    return engine
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,6 +302,7 @@ class _Server:
             options,
             chat_template=chat_template,
             on_progress=lambda progress: self._send(_LOAD, progress),
+            on_broken=self._give_up,
         )
         threading.Thread(target=self._work, args=(engine,), daemon=True).start()
         cancels: dict[int, threading.Event] = {}
@@ -333,6 +345,11 @@ class _Server:
                 e if isinstance(e, GlmChatError) else ModelError(f"internal error, {type(e).__name__}: {e}")
             )
             self._send(number, _Fault(error, traceback.format_exc()))
+
+    def _give_up(self, fault: ModelError) -> None:
+        """Nothing more can come: what computes may hang for ever. Another process can begin anew."""
+        self._send(_LOAD, _Fault(fault))
+        os._exit(1)
 
     def _send(self, number: int, value: object) -> None:
         with self._lock, contextlib.suppress(OSError):  # nobody is there any more: `run` finds out
