@@ -1,5 +1,5 @@
-"""Which checkpoints are measured: the bundled one; a glm4_moe of 270M random parameters, large enough that the
-model, not Python, takes the time; and one that nobody here made, where it is installed."""
+"""Which checkpoints are measured: the bundled one; one of 270M random parameters, large enough that the model,
+not Python, takes the time; and one that nobody here made, where it is installed."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ is a question and all that came of it; so never half of one is sent, and the sys
 from __future__ import annotations
 
 import threading
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
 from dataclasses import replace
 from types import TracebackType
@@ -104,12 +104,16 @@ class Chat:
     ) -> Chat:
         """A Chat with a model of this process: `demo`, a hub name or a folder; waits until it is loaded.
 
-        `load` takes the fields of LoadOptions: device_map, dtype, offline …
+        `load` takes the fields of LoadOptions: device_map, dtype, offline … With `parallel` the model runs in
+        processes of its own.
         """
         from .engine.local import open_local
         from .engine.memory import LoadOptions
+        from .engine.worker import open_worker
 
-        engine = open_local(model, LoadOptions(**load), chat_template=chat_template)
+        placed = LoadOptions(**load)
+        make: Callable[..., Engine] = open_local if placed.parallel == "off" else open_worker
+        engine = make(model, placed, chat_template=chat_template)
         return cls(engine, system=system, tools=tools, options=options)
 
     def send(self, text: str) -> Generator[Event, None, None]:

@@ -119,6 +119,9 @@ class Settings:
     speculate: str = _setting(
         "auto", SPECULATE, MODEL, "guess tokens ahead, where it pays; never changes them"
     )
+    parallel: str = _setting(
+        "off", TEXT, MODEL, "split each layer over all GPUs, or N ranks", "off|tensor|tensor:N"
+    )
     chat_template: str = _setting("auto", TEXT, MODEL, "auto, glm-4.5, glm-4.7 or a FILE", "NAME")
 
     think: bool = _setting(True, SWITCH, ANSWER, "let the model think before it answers (default)")

@@ -33,6 +33,7 @@ HEAVY = {"torch", "transformers", "accelerate"}
 MAY_BE_HEAVY = {
     "engine/local.py",
     "engine/loading.py",
+    "engine/ranks.py",
     "engine/kv.py",
     "engine/mtp.py",
     "engine/attention.py",

@@ -55,7 +55,7 @@ CALL = Dialogue(
 DIALOGUES = (HELLO, HELLO_NOTHINK, CHINESE, COUNT, CALL)
 
 
-def build(folder: Path, *, steps: int = 120) -> Path:
+def build(folder: Path, *, steps: int = 120, key_value_heads: int = 1) -> Path:
     """Train and save the checkpoint into `folder`; `steps=0` leaves the weights random."""
     import torch
     from transformers import GenerationConfig, Glm4MoeConfig, Glm4MoeForCausalLM
@@ -68,7 +68,7 @@ def build(folder: Path, *, steps: int = 120) -> Path:
     model = Glm4MoeForCausalLM(
         Glm4MoeConfig(
             vocab_size=tokenizer.get_vocab_size(), hidden_size=64, num_hidden_layers=2, num_attention_heads=2,
-            num_key_value_heads=1, head_dim=32, intermediate_size=128, moe_intermediate_size=32,
+            num_key_value_heads=key_value_heads, head_dim=32, intermediate_size=128, moe_intermediate_size=32,
             n_routed_experts=4, num_experts_per_tok=2, n_shared_experts=1, first_k_dense_replace=1,
             n_group=1, topk_group=1, norm_topk_prob=True, routed_scaling_factor=1.0, use_qk_norm=True,
             max_position_embeddings=CONTEXT, eos_token_id=eos, pad_token_id=eos[0],

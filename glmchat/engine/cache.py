@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from .kv import copy_start
+
 MOST_BRANCHES = 8
 REWOUND = 16
 """An MTP cache that lacks more tokens than this is not worth computing them anew."""
@@ -45,13 +47,19 @@ class Branch:
 class PrefixCache:
     """The KV caches of the newest conversations, or branches of one.
 
-    `new_cache` makes an empty cache of transformers. Only caches that can be cut anywhere are reused: all
-    layers dynamic and with full attention. All but the newest are given up when they are more than
-    MOST_BRANCHES, or together larger than `limit` bytes.
+    `new_cache` makes an empty cache of transformers, and `copy` gives it the first tokens of another. Only
+    caches that can be cut anywhere are reused: all layers dynamic and with full attention. All but the newest
+    are given up when they are more than MOST_BRANCHES, or together larger than `limit` bytes.
     """
 
-    def __init__(self, new_cache: Callable[[], Any], limit: int) -> None:
+    def __init__(
+        self,
+        new_cache: Callable[[], Any],
+        limit: int,
+        copy: Callable[[Any, Any, int], None] = copy_start,
+    ) -> None:
         self._new_cache = new_cache
+        self._copy = copy
         self._limit = limit
         self._branches: list[Branch] = []  # the newest last
 
@@ -69,7 +77,9 @@ class PrefixCache:
             return Branch(self._new_cache())
         size = best.nbytes * common // len(best.ids)
         if 2 * common < len(best.ids) and size + self._nbytes <= self._limit:
-            return self._copy(best, common)
+            branch = Branch(self._new_cache(), best.ids[:common])
+            self._copy(best.cache, branch.cache, common)
+            return branch
         self._branches.remove(best)
         if best.drafts is not None:
             # Its next entry needs the trunk's state of the last token, so that one is computed again.
@@ -97,12 +107,6 @@ class PrefixCache:
     @property
     def _nbytes(self) -> int:
         return sum(branch.nbytes for branch in self._branches)
-
-    def _copy(self, source: Branch, length: int) -> Branch:
-        branch = Branch(self._new_cache(), source.ids[:length])
-        for number, layer in enumerate(source.cache.layers):
-            branch.cache.update(layer.keys[..., :length, :], layer.values[..., :length, :], number)
-        return branch
 
 
 def is_croppable(cache: Any) -> bool:

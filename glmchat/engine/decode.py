@@ -32,7 +32,7 @@ class Decoder:
 
     def __init__(self, loaded: LoadedModel) -> None:
         self.loaded = loaded
-        self.prefixes = PrefixCache(loaded.new_cache, loaded.spare_memory())
+        self.prefixes = PrefixCache(loaded.new_cache, loaded.spare_memory(), loaded.copy)
         on_cpu = loaded.input_device.type == "cpu"
         self.chunk = CHUNK_OFFLOADED if loaded.offloaded else CHUNK_CPU if on_cpu else CHUNK_GPU
         self.pace: Pace | None = None

@@ -22,6 +22,12 @@ def growing(cache: Any) -> Any:
     return cache
 
 
+def copy_start(source: Any, target: Any, length: int) -> None:
+    """Put the first `length` tokens of a cache into an empty one."""
+    for number, layer in enumerate(source.layers):
+        target.update(layer.keys[..., :length, :], layer.values[..., :length, :], number)
+
+
 @functools.cache
 def _layer_class() -> Any:
     from transformers.cache_utils import DynamicLayer

@@ -23,27 +23,41 @@ from ..events import LoadProgress
 from ..glm.checkpoints import Checkpoint
 from .attention import use_fast_decode
 from .faults import one_line
-from .kv import growing
+from .kv import copy_start, growing
 from .memory import DeviceMap, LoadOptions, free_memory, peak_resident
 from .mtp import MtpHead, compute_device, load_mtp
 from .progress import OnProgress, WeightsBar
+from .ranks import OnBroken, Ranks, Seat, hide_gpus
 from .resident import FilePages, tight_heap
 from .weights import active_bytes
 
 
-def load_model(checkpoint: Checkpoint, options: LoadOptions, on_progress: OnProgress) -> LoadedModel:
-    """Load the weights of `checkpoint`.
+def load_model(
+    checkpoint: Checkpoint,
+    options: LoadOptions,
+    on_progress: OnProgress,
+    on_broken: OnBroken = lambda _: None,
+) -> LoadedModel:
+    """Load the weights of `checkpoint`; with `parallel`, a share of them as rank 0, and start the others.
 
     Raises: UsageError for options that cannot be read; ModelError when the model is of a kind that
-    transformers does not know, does not fit, or lacks weights.
+    transformers does not know, does not fit, or lacks weights. For `on_broken` see Ranks.
     """
     device_map, max_memory = options.placement()
     on_progress(LoadProgress("importing torch and transformers"))
     with contextlib.ExitStack() as undo, _quiet(), one_line(checkpoint.name, "loading"):
+        if options.parallel != "off" and device_map == {"": "cpu"}:
+            hide_gpus()
         import torch
-        from transformers import AutoConfig, AutoModelForCausalLM
 
-        config = AutoConfig.from_pretrained(checkpoint.folder, trust_remote_code=options.trust_remote_code)
+        if options.parallel != "off":
+            ranks = Ranks(checkpoint, options, on_broken)
+            undo.callback(ranks.close)
+            config = _config(checkpoint, options)  # which imports for seconds, as the others do meanwhile
+            with ranks.loading(config) as share:
+                model = _load_weights(checkpoint, options, config, on_progress, **share)
+            return LoadedModel(model, undo.pop_all(), options.speculate, checkpoint.folder, ranks)
+        config = _config(checkpoint, options)
         _check_devices(device_map, max_memory)
         if isinstance(device_map, str):
             if max_memory is None and not torch.accelerator.is_available():
@@ -53,28 +67,62 @@ def load_model(checkpoint: Checkpoint, options: LoadOptions, on_progress: OnProg
         offload_folder = _offload_folder(options.offload_dir)
         if offload_folder is not None:
             undo.callback(shutil.rmtree, offload_folder, ignore_errors=True)
-        on_progress(LoadProgress("loading weights"))
-        with tight_heap(), _weights_progress(checkpoint, on_progress):
-            model, info = AutoModelForCausalLM.from_pretrained(
-                checkpoint.folder,
-                config=config,
-                device_map=device_map,
-                max_memory=max_memory,
-                offload_folder=str(offload_folder) if offload_folder else None,
-                dtype="auto" if options.dtype == "auto" else getattr(torch, options.dtype),
-                use_safetensors=True,
-                trust_remote_code=options.trust_remote_code,
-                local_files_only=True,
-                output_loading_info=True,
-                **({"attn_implementation": options.attn} if options.attn else {}),
-            )
-        _check_complete(checkpoint.name, info)
-        if {p.device.type for p in model.parameters()} == {"cpu"} and not options.attn:
-            use_fast_decode(model)
-        return LoadedModel(
-            model.eval(), undo.pop_all(), speculate=options.speculate, folder=checkpoint.folder
+        model = _load_weights(
+            checkpoint,
+            options,
+            config,
+            on_progress,
+            device_map=device_map,
+            max_memory=max_memory,
+            offload_folder=str(offload_folder) if offload_folder else None,
         )
+        return LoadedModel(model, undo.pop_all(), options.speculate, checkpoint.folder)
     raise AssertionError("unreachable")  # mypy: ExitStack may swallow exceptions, ours does not
+
+
+def load_share(
+    checkpoint: Checkpoint, options: LoadOptions, seat: Seat, on_ready: Callable[[], None]
+) -> LoadedModel:
+    """The share of a rank other than 0, which calls `on_ready` before it joins. Raises as `load_model`."""
+    with _quiet(), one_line(checkpoint.name, "loading"):
+        config = _config(checkpoint, options)
+        on_ready()
+        with seat.taken() as share:
+            model = _load_weights(checkpoint, options, config, lambda _: None, **share)
+        return LoadedModel(model, contextlib.ExitStack(), "off", checkpoint.folder)
+    raise AssertionError("unreachable")
+
+
+def _config(checkpoint: Checkpoint, options: LoadOptions) -> Any:
+    from transformers import AutoConfig, AutoModelForCausalLM  # noqa: F401  # brings what takes long to import
+
+    return AutoConfig.from_pretrained(checkpoint.folder, trust_remote_code=options.trust_remote_code)
+
+
+def _load_weights(
+    checkpoint: Checkpoint, options: LoadOptions, config: Any, on_progress: OnProgress, **placed: Any
+) -> Any:
+    """The model, by transformers' from_pretrained, which `placed` tells where to put it."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    on_progress(LoadProgress("loading weights"))
+    with tight_heap(), _weights_progress(checkpoint, on_progress):
+        model, info = AutoModelForCausalLM.from_pretrained(
+            checkpoint.folder,
+            config=config,
+            dtype="auto" if options.dtype == "auto" else getattr(torch, options.dtype),
+            use_safetensors=True,
+            trust_remote_code=options.trust_remote_code,
+            local_files_only=True,
+            output_loading_info=True,
+            **placed,
+            **({"attn_implementation": options.attn} if options.attn else {}),
+        )
+    _check_complete(checkpoint.name, info)
+    if {p.device.type for p in model.parameters()} == {"cpu"} and not options.attn:
+        use_fast_decode(model)
+    return model.eval()
 
 
 class Stopped(Exception):
@@ -85,34 +133,52 @@ class LoadedModel:
     """A model ready to run, and the few things that a turn does with it.
 
     `input_device` is where token ids go. `offloaded`: some weights live off the device that computes
-    with them, so that each forward moves them. `on_close` undoes what loading left on disk.
+    with them, so that each forward moves them. `on_close` undoes what loading left behind. `ranks` are the
+    others that run each forward too, each with its share of the model.
     """
 
-    def __init__(self, model: Any, on_close: contextlib.ExitStack, *, speculate: str, folder: Path) -> None:
+    def __init__(
+        self,
+        model: Any,
+        on_close: contextlib.ExitStack,
+        speculate: str,
+        folder: Path,
+        ranks: Ranks | None = None,
+    ) -> None:
         import torch
         from transformers import DynamicCache
 
         self._torch = torch
         self._cache_class = DynamicCache
         self._model = model
+        self._ranks = ranks
         self.close = weakref.finalize(self, on_close.close)  # at the latest when the program ends
         placed = {str(d) for d in (getattr(model, "hf_device_map", None) or {"": model.device}).values()}
         gpus = sorted(f"cuda:{d}" if d.isdecimal() else d for d in placed - {"cpu", "disk"})
         self._gpus = gpus
         parts = [f"{len(gpus)} GPUs"] if len(gpus) > 1 else gpus
         self.devices = " + ".join(parts + [d for d in ("cpu", "disk") if d in placed])
+        if ranks is not None:
+            self.devices = f"{ranks.seat.count} {'GPUs' if gpus else 'cpu ranks'}"
         self.offloaded = "disk" in placed or (bool(gpus) and "cpu" in placed)
         self.dtype = str(model.dtype).removeprefix("torch.")
-        self.parameters = sum(p.numel() for p in model.parameters())
+        self.parameters = sum(p.numel() for p in model.parameters())  # where it is split, those of all
         self.input_device = compute_device(model.get_input_embeddings())
         accepted = inspect.signature(model.forward).parameters
         self._keeps_few = "logits_to_keep" in accepted
-        self.mtp = None if speculate in ("off", "lookup") else self._load_mtp(folder, speculate == "mtp")
+        no_mtp = speculate in ("off", "lookup") or ranks is not None  # it needs the whole of lm_head
+        self.mtp = None if no_mtp else self._load_mtp(folder, speculate == "mtp")
         """The checkpoint's own MTP layer, if it is to guess tokens."""
         # Each forward of offloaded weights is slow, but more experts in it are slower still.
         auto = self.mtp is not None or not self.offloaded
         self.speculates = speculate != "off" and (auto or speculate != "auto")
         """Tokens are guessed ahead."""
+
+    @property
+    def own_bytes(self) -> int:
+        """What the weights of this process take; less than all where other ranks have theirs."""
+        parameters = self._model.parameters()
+        return sum((p.to_local() if hasattr(p, "to_local") else p).nbytes for p in parameters)
 
     def ids(self, token_ids: Sequence[int]) -> Any:
         """The ids as a tensor of shape [1, n] where the model takes them."""
@@ -122,12 +188,22 @@ class LoadedModel:
         """An empty KV cache with the layers that the model's config calls for."""
         return growing(self._cache_class(config=self._model.config))
 
+    def copy(self, source: Any, target: Any, length: int) -> None:
+        """Put the first `length` tokens of a KV cache into an empty one."""
+        copy_start(source, target, length)
+        if self._ranks is not None:
+            self._ranks.copy(source, target, length)
+
     def forward(self, ids: Any, cache: Any, rows: int = 1) -> tuple[Any, Any]:
         """Run new ids [1, n] after what `cache` holds, which grows by them.
 
         The logits [rows, vocab] of the last rows; and where there is an MTP layer, which builds on them, the
         states [1, n, hidden] of all, after the final norm.
         """
+        with contextlib.nullcontext() if self._ranks is None else self._ranks.forward(ids, cache, rows):
+            return self._forward(ids, cache, rows)
+
+    def _forward(self, ids: Any, cache: Any, rows: int) -> tuple[Any, Any]:
         model = self._model
         if self.mtp is not None:
             states = model.model(input_ids=ids, past_key_values=cache, use_cache=True).last_hidden_state
@@ -169,7 +245,7 @@ class LoadedModel:
         cuda = {d for d in self._gpus if d.startswith("cuda")}
         if cuda:
             return sum(self._torch.cuda.mem_get_info(d)[0] for d in cuda) // 4
-        return free_memory() // 4
+        return free_memory() // 4 // (1 if self._ranks is None else self._ranks.seat.count)
 
     def generator(self, seed: int | None, device: Any) -> Any:
         """A source of random numbers on `device`; without a seed, a different one each time."""
@@ -189,14 +265,15 @@ class LoadedModel:
         """Within it a forward that is cancelled ends before its next layer, by raising Stopped.
 
         A chunk of a prompt may take long, minutes where weights come from the disk. The layers that had run
-        have taken its tokens into their part of the KV cache, the others have not.
+        have taken its tokens into their part of the KV cache, the others have not. With other ranks, which would
+        wait for this one in the layer, it goes to its end.
         """
 
         def check(*_: Any) -> None:
             if cancelled():
                 raise Stopped
 
-        layers = getattr(getattr(self._model, "model", None), "layers", None) or ()
+        layers = () if self._ranks else getattr(getattr(self._model, "model", None), "layers", None) or ()
         hooks = [layer.register_forward_pre_hook(check) for layer in layers]
         try:
             yield
@@ -210,16 +287,21 @@ class LoadedModel:
 
         That is faster there for one token at a time; on a CPU, and in prefill, grouping is.
         """
-        model = self._model
-        grouped = getattr(model.config, "_experts_implementation", None) == "grouped_mm"
+        grouped = getattr(self._model.config, "_experts_implementation", None) == "grouped_mm"
         if self.input_device.type == "cpu" or not grouped:
             yield
             return
-        model.set_experts_implementation("batched_mm")
+        self.use_experts("batched_mm")
         try:
             yield
         finally:
-            model.set_experts_implementation("grouped_mm")
+            self.use_experts("grouped_mm")
+
+    def use_experts(self, kernel: str) -> None:
+        """Compute experts by this kernel of transformers'."""
+        self._model.set_experts_implementation(kernel)
+        if self._ranks is not None:
+            self._ranks.use_experts(kernel)
 
     def _load_mtp(self, folder: Path, wanted: bool) -> MtpHead | None:
         """Raises ModelError where it is `wanted` and not there."""

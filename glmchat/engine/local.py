@@ -28,6 +28,7 @@ from .loading import load_model
 from .memory import LoadOptions
 from .outbox import Outbox
 from .progress import OnProgress
+from .ranks import OnBroken
 from .turn import Ahead, Result, Turn, TurnRunner
 
 log = logging.getLogger(__name__)
@@ -38,6 +39,9 @@ class LocalEngine:
 
     Loading goes on in the inference thread, which calls `on_progress`; `wait`, `info` and the first
     `generate` wait for it and raise what it raised (ModelError, TemplateError).
+
+    With LoadOptions.parallel it should be a WorkerEngine's: when another rank fails it can only end, which
+    `on_broken` has to see to.
     """
 
     def __init__(
@@ -47,9 +51,10 @@ class LocalEngine:
         *,
         chat_template: str = "auto",
         on_progress: OnProgress | None = None,
+        on_broken: OnBroken = lambda _: None,
     ) -> None:
         options = options or LoadOptions()
-        options.placement()  # an option that cannot be read is told at once
+        options.check()  # what cannot be done is told at once
         self._turns: queue.SimpleQueue[Turn | Ahead | _Loan | None] = queue.SimpleQueue()
         self._loaded = threading.Event()
         self._closing = threading.Event()
@@ -57,7 +62,7 @@ class LocalEngine:
         self._fault: GlmChatError | None = None
         self._info: ModelInfo | None = None
         self._runner: TurnRunner | None = None
-        load = _Load(model, options, chat_template, self._pass_on(on_progress))
+        load = _Load(model, options, chat_template, self._pass_on(on_progress), on_broken)
         self._thread = threading.Thread(target=self._run, args=(load,), name="glmchat-inference", daemon=True)
         self._thread.start()
         # A daemon thread inside torch while the interpreter goes down can crash it: stop it before.
@@ -261,6 +266,7 @@ class _Load:
     options: LoadOptions
     chat_template: str
     on_progress: OnProgress
+    on_broken: OnBroken
 
     def __call__(self) -> tuple[TurnRunner, ModelInfo]:
         started = time.perf_counter()
@@ -276,7 +282,7 @@ class _Load:
         encoder = PromptEncoder(checkpoint.tokenizer, template)
         if ignored := checkpoint.ignored_settings:
             log.info("%s: not followed from generation_config.json: %s", self.model, ", ".join(ignored))
-        loaded = load_model(checkpoint, options, self.on_progress)
+        loaded = load_model(checkpoint, options, self.on_progress, self.on_broken)
         info = ModelInfo(
             name=self.model,
             device=loaded.devices,

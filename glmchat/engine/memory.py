@@ -18,6 +18,7 @@ DeviceMap: TypeAlias = str | dict[str, int | str]
 
 STRATEGIES = ("auto", "balanced", "sequential")
 _DEVICE = re.compile(r"cpu|disk|mps|(cuda|xpu)(:\d+)?")
+_PARALLEL = re.compile(r"tensor(?::([2-9]|[1-9]\d+))?")
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt])(i?)b?", re.IGNORECASE)
 
 
@@ -26,7 +27,7 @@ class LoadOptions:
     """How weights are found and placed; the fields are the command line's options of the same name.
 
     `dtype` auto keeps the checkpoint's own type. `offload_dir` is needed only when weights go to disk.
-    `speculate` is auto, mtp, lookup or off.
+    `speculate` is auto, mtp, lookup or off; `parallel` is off, tensor or tensor:N.
     """
 
     device_map: str = "auto"
@@ -39,6 +40,33 @@ class LoadOptions:
     offline: bool = False
     trust_remote_code: bool = False
     speculate: str = "auto"
+    parallel: str = "off"
+
+    def check(self) -> None:
+        """Raises: UsageError for an option that cannot be read, or does not go with another."""
+        self.placement()
+        if self.ranks == 1:
+            return
+        for option, given, why in (
+            ("--device-map", self.device_map not in ("auto", "cpu"), "each rank has a device of its own"),
+            ("--max-memory", self.max_memory is not None, "each rank takes an equal share"),
+            ("--offload-dir", self.offload_dir is not None, "each rank keeps its share on its device"),
+            ("--speculate mtp", self.speculate == "mtp", "the MTP layer needs all of lm_head on one device"),
+        ):
+            if given:
+                raise UsageError(
+                    f"{option} does not go with --parallel {self.parallel}: {why}; leave out one of them."
+                )
+
+    @property
+    def ranks(self) -> int | None:
+        """How many share the model: 1 without `parallel`, None for all GPUs. Raises: UsageError."""
+        if self.parallel == "off":
+            return 1
+        match = _PARALLEL.fullmatch(self.parallel)
+        if match is None:
+            raise UsageError(f"--parallel {self.parallel} is not known; use off, tensor or tensor:N.")
+        return int(match[1]) if match[1] else None
 
     def placement(self) -> tuple[DeviceMap, dict[int | str, int] | None]:
         """The device map and the memory limits. Raises: UsageError when they cannot be read."""

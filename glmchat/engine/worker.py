@@ -3,8 +3,7 @@ engine that dies takes nothing with it.
 
 Over a socket pair go pickled requests (number, method, arguments) to the process and (number, value) back:
 for number 0 how the load goes, for the others what came of that request, if somebody waits for it. The
-process ends when its end of the pair is all that is left. Both sides are this very program, so pickle meets
-nothing foreign.
+process ends when its end of the pair is all that is left.
 """
 
 from __future__ import annotations
@@ -14,14 +13,11 @@ import logging
 import os
 import queue
 import signal
-import subprocess
-import sys
-import tempfile
 import threading
 import traceback
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
-from multiprocessing.connection import Connection, Pipe
+from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
 from ..errors import GlmChatError, ModelError
@@ -29,6 +25,7 @@ from ..events import Event, LoadProgress, TurnDone
 from ..messages import Conversation, Message
 from .base import CLOSED, GenerationOptions, ModelInfo
 from .memory import LoadOptions
+from .process import ENDING_S, Child, connect
 from .progress import OnProgress
 
 if TYPE_CHECKING:
@@ -39,14 +36,7 @@ log = logging.getLogger(__name__)
 
 LOOK_S = 0.05
 """How often a turn that gives no events looks whether it was cancelled."""
-ENDING_S = 10
-"""How long a process may take to end: a decode step or prefill chunk of a large model, and its memory."""
 _LOAD, _NOBODY = 0, -1
-# The path of this program, not the current folder, whose files must not be taken for modules.
-_BOOT = (
-    "import sys; sys.path[:] = sys.argv[2].split('\\n'); "
-    "from glmchat.engine.worker import serve; serve(int(sys.argv[1]))"
-)
 
 
 class WorkerEngine:
@@ -65,7 +55,7 @@ class WorkerEngine:
         on_progress: OnProgress | None = None,
     ) -> None:
         options = options or LoadOptions()
-        options.placement()  # an option that cannot be read is told at once
+        options.check()  # what cannot be done is told at once
         self._start: Callable[[], _Process] = lambda: _Process(model, options, chat_template, on_progress)
         self._process = self._start()
         self._info: ModelInfo | None = None
@@ -161,6 +151,17 @@ class WorkerEngine:
         self.close()
 
 
+def open_worker(model: str, options: LoadOptions, *, chat_template: str = "auto") -> WorkerEngine:
+    """As `open_local`, in a child process."""
+    engine = WorkerEngine(model, options, chat_template=chat_template)
+    try:
+        engine.wait()
+    except BaseException:
+        engine.close()
+        raise
+    return engine
+
+
 @dataclass(frozen=True, slots=True)
 class _Fault:
     """An error as it travels; its traceback is for --debug."""
@@ -192,20 +193,10 @@ class _Process:
         self.fault: _Fault | None = None
         """Why nothing more will come of it."""
         self._closing = False
-        self._said = tempfile.TemporaryFile()  # noqa: SIM115  # what it writes to stdout and stderr
-        self._connection, theirs = Pipe()
-        debug = log.isEnabledFor(logging.DEBUG)
-        with _no_ctrl_c():
-            self._child = subprocess.Popen(
-                [sys.executable, "-c", _BOOT, str(theirs.fileno()), "\n".join(sys.path)],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=None if debug else self._said,
-                stderr=None if debug else subprocess.STDOUT,
-            )
-        theirs.close()
+        self._child = Child(__name__)
         self.pid = self._child.pid
-        self._send((model, options, chat_template, debug))
+        self._connection = self._child.connection
+        self._send((model, options, chat_template))
         threading.Thread(target=self._read, name="glmchat-worker-reader", daemon=True).start()
 
     def wait(self) -> ModelInfo:
@@ -248,10 +239,7 @@ class _Process:
             self._closing = True
         self._send(None)
         if self._loaded.is_set():
-            try:
-                self._child.wait(ENDING_S)
-            except subprocess.TimeoutExpired:
-                self._child.kill()
+            self._child.end()
 
     def _send(self, message: object) -> None:
         with self._lock, contextlib.suppress(OSError):  # it is gone: the reader finds out
@@ -276,50 +264,25 @@ class _Process:
                     else:
                         self.fault = value
                     self._loaded.set()
-        self._child.wait()
+        how = self._child.ended()
         with self._lock:
             if self.fault is None:
-                self.fault = _Fault(ModelError(CLOSED if self._closing else self._epitaph()))
+                self.fault = _Fault(ModelError(CLOSED if self._closing else self._epitaph(how)))
             waiting = list(self._replies.values())
-            self._connection.close()
-        self._said.close()
+            self._child.close()
         self._loaded.set()
         for replies in waiting:
             replies.put(self.fault)
 
-    def _epitaph(self) -> str:
-        """How it ended."""
-        code = self._child.returncode
-        if code == -signal.SIGKILL:
-            how = "was killed, as the system does when memory runs out"
-        elif code < 0:
-            how = f"was ended by {signal.Signals(-code).name}"
-        else:
-            how = f"ended with exit code {code}"
-        self._said.seek(max(0, self._said.seek(0, os.SEEK_END) - 4096))
-        said = self._said.read().decode("utf-8", "replace").split("\n")
-        last = next((f" ({line.strip()[:200]})" for line in reversed(said) if line.strip()), "")
+    def _epitaph(self, how: str) -> str:
         kept = "what was said is kept, and the next message starts it again" if self._info else "nothing runs"
-        return f"The process that runs {self._model} {how}{last}; {kept}."
-
-
-@contextlib.contextmanager
-def _no_ctrl_c() -> Iterator[None]:
-    """What is started inside never gets SIGINT: Ctrl-C goes to everyone in the terminal, but is for us."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        return f"The process that runs {self._model} {how}; {kept}."
 
 
 def serve(fd: int) -> None:
     """What the child process does: run a LocalEngine for whoever is at the other end of the socket `fd`."""
-    os.set_inheritable(fd, False)
-    connection = Connection(fd)
-    model, options, chat_template, debug = connection.recv()
-    if debug:
-        logging.basicConfig(level=logging.DEBUG)
+    connection = connect(fd)
+    model, options, chat_template = connection.recv()
     _Server(connection).run(model, options, chat_template)
     os._exit(0)  # torch has nothing to say any more, and takes its time
 
@@ -339,6 +302,7 @@ class _Server:
             options,
             chat_template=chat_template,
             on_progress=lambda progress: self._send(_LOAD, progress),
+            on_broken=self._give_up,
         )
         threading.Thread(target=self._work, args=(engine,), daemon=True).start()
         cancels: dict[int, threading.Event] = {}
@@ -381,6 +345,11 @@ class _Server:
                 e if isinstance(e, GlmChatError) else ModelError(f"internal error, {type(e).__name__}: {e}")
             )
             self._send(number, _Fault(error, traceback.format_exc()))
+
+    def _give_up(self, fault: ModelError) -> None:
+        """Nothing more can come: what computes may hang for ever. Another process can begin anew."""
+        self._send(_LOAD, _Fault(fault))
+        os._exit(1)
 
     def _send(self, number: int, value: object) -> None:
         with self._lock, contextlib.suppress(OSError):  # nobody is there any more: `run` finds out

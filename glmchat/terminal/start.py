@@ -81,10 +81,13 @@ def open_engine(
     *,
     apart: bool = False,
 ) -> Engine:
-    """An engine that loads `model` in the background, placed as the settings say."""
+    """An engine that loads `model` in the background, placed as the settings say.
+
+    With several ranks it is always apart: if one fails, the process of another can only end.
+    """
     options = load_options(settings)
     template = settings.chat_template
-    if apart:
+    if apart or options.parallel != "off":
         from ..engine.worker import WorkerEngine
 
         return WorkerEngine(model, options, chat_template=template, on_progress=on_progress)
