@@ -1,5 +1,7 @@
-"""Which checkpoints are measured: the bundled one; one of 270M random parameters, large enough that the model,
-not Python, takes the time; and one that nobody here made, where it is installed."""
+"""Which checkpoints are measured: the bundled one, one of 270M random parameters, and SmolLM2 where it is there.
+
+The random one is large enough that the model, not Python, takes the time; nobody here made the last one.
+"""
 
 from __future__ import annotations
 

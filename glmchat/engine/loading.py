@@ -265,8 +265,8 @@ class LoadedModel:
         """Within it a forward that is cancelled ends before its next layer, by raising Stopped.
 
         A chunk of a prompt may take long, minutes where weights come from the disk. The layers that had run
-        have taken its tokens into their part of the KV cache, the others have not. With other ranks, which would
-        wait for this one in the layer, it goes to its end.
+        have taken its tokens into their part of the KV cache, the others have not. With other ranks, which
+        would wait for this one in the layer, it goes to its end.
         """
 
         def check(*_: Any) -> None:
