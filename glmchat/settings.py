@@ -72,6 +72,7 @@ SWITCH = Kind("true or false", lambda text: _WORDS.get(text.lower()), lambda v: 
 DTYPE = _choice("auto", "bfloat16", "float16", "float32")
 OVERFLOW = _choice("drop-oldest", "error")
 ON_OFF = _choice("on", "off")
+COMPILE = _choice("auto", "on", "off")
 SPECULATE = _choice("auto", "mtp", "lookup", "off")
 PATH = Kind("a path", os.path.expanduser, lambda v: isinstance(v, str) and v != "")
 
@@ -118,6 +119,7 @@ class Settings:
     speculate: str = _setting(
         "auto", SPECULATE, MODEL, "guess tokens ahead, where it pays; never changes them"
     )
+    compile: str = _setting("auto", COMPILE, MODEL, "compile the decode step; auto: on a GPU, where it pays")
     chat_template: str = _setting("auto", TEXT, MODEL, "auto, glm-4.5, glm-4.7 or a FILE", "NAME")
 
     think: bool = _setting(True, SWITCH, ANSWER, "let the model think before it answers (default)")

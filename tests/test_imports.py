@@ -36,6 +36,9 @@ MAY_BE_HEAVY = {
     "engine/kv.py",
     "engine/mtp.py",
     "engine/attention.py",
+    "engine/step.py",
+    "engine/compiled.py",
+    "engine/graphs.py",
 }
 SCREEN = {"rich", "prompt_toolkit"}
 

@@ -24,7 +24,7 @@ class LoadOptions:
     """How weights are found and placed; the fields are the command line's options of the same name.
 
     `dtype` auto keeps the checkpoint's own type. `offload_dir` is needed only when weights go to disk.
-    `speculate` is auto, mtp, lookup or off.
+    `speculate` is auto, mtp, lookup or off; `compile` auto, on or off.
     """
 
     device_map: str = "auto"
@@ -37,6 +37,7 @@ class LoadOptions:
     offline: bool = False
     trust_remote_code: bool = False
     speculate: str = "auto"
+    compile: str = "auto"
 
     def placement(self) -> tuple[DeviceMap, dict[int | str, int] | None]:
         """The device map and the memory limits. Raises: UsageError when they cannot be read."""
