@@ -8,13 +8,15 @@ from __future__ import annotations
 import argparse
 import os
 
-from . import decode, render, reuse, speculate, startup, terminal
+from . import decode, gpu, render, reuse, speculate, startup, terminal
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    commands = parser.add_subparsers(required=True, metavar="decode|speculate|reuse|startup|render|terminal")
-    for module in (decode, speculate, reuse, startup, render, terminal):
+    commands = parser.add_subparsers(
+        required=True, metavar="decode|speculate|reuse|startup|render|terminal|gpu"
+    )
+    for module in (decode, speculate, reuse, startup, render, terminal, gpu):
         name = module.__name__.rpartition(".")[2]
         command = commands.add_parser(name, help=module.__doc__.splitlines()[0], description=module.__doc__)
         module.add_arguments(command)
