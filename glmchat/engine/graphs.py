@@ -14,11 +14,9 @@ class Recorder:
     """
 
     def __init__(self, run: Callable[..., tuple[Any, Any]]) -> None:
-        import torch
-
-        self._torch = torch
         self._run = run
-        self._pool = torch.cuda.graph_pool_handle()  # their intermediate tensors take turns in one place
+        self._pool: Any = None
+        """Where all recordings keep their intermediate tensors: they take turns."""
         self._recordings: dict[int, tuple[Any, ...]] = {}
         """By the number of rows: places of the buffers, graph, tensors that go in, and that come out."""
 
@@ -37,7 +35,9 @@ class Recorder:
         return logits.clone(), states.clone()  # the next replay writes into them
 
     def _record(self, ids: Any, position: Any, buffers: list[tuple[Any, Any]]) -> tuple[Any, Any, Any]:
-        torch = self._torch
+        import torch
+
+        self._pool = self._pool or torch.cuda.graph_pool_handle()
         graph = torch.cuda.CUDAGraph()
         with (
             torch.cuda.device(ids.device),

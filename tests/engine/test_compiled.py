@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import os
 import shutil
@@ -291,6 +292,66 @@ class TestFallingBack:
             model = weakref.ref(loaded(engine)._model)
         gc.collect()  # transformers' own modules refer to each other
         assert model() is None, "closing frees the weights"
+
+
+class OnCpu(Recorder):
+    """Records and replays by running the step again, on what a recording was made with."""
+
+    recorded = 0
+
+    def _record(self, ids: Any, position: Any, buffers: Any) -> tuple[Any, Any, Any]:
+        self.recorded += 1
+        out = tuple(t.clone() for t in self._run(ids, position, buffers))
+
+        def replay() -> None:
+            for fixed, new in zip(out, self._run(ids, position, buffers), strict=True):
+                fixed.copy_(new)
+
+        return SimpleNamespace(replay=replay), (ids, position), out
+
+
+class TestRecording:
+    def test_it_follows_the_buffers(self, plain: LocalEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Of another conversation, of a branch, and where they grow."""
+        monkeypatch.setattr(kv, "FIRST_ROOM", 1)
+        uncompiled(monkeypatch)
+        expected, branch = answers(plain), done(ask(plain, "My name is Ada.")).message
+        forget(plain)
+        step = CompiledStep(loaded(plain), loaded(plain)._model, asked=True)
+        monkeypatch.setattr(compiled, "use_cache_folder", lambda: None)
+        compile_all(step)
+        assert step._run is not None
+        recorder = OnCpu(step._run)
+        step._run = recorder
+        monkeypatch.setattr(loaded(plain), "compiled", step)
+        steps = count_steps(plain, monkeypatch)
+        for _ in range(2):
+            assert answers(plain) == expected
+            assert done(ask(plain, "My name is Ada.")).message == branch
+        assert 4 < recorder.recorded < len(steps) / 5
+
+    def test_what_it_gave_stays(self) -> None:
+        recorder = OnCpu(lambda ids, position, buffers: (ids + 1.0, position + 1.0))
+        buffers = [(torch.zeros(1, 1, 4, 1), torch.zeros(1, 1, 4, 1))]
+        outs = [recorder(torch.tensor([[n]]), torch.tensor([n]), buffers) for n in range(4)]
+        assert [int(logits) for logits, _ in outs] == [int(states) for _, states in outs] == [1, 2, 3, 4]
+        assert recorder.recorded == 1
+
+
+def test_what_runs_on_a_gpu_is_traced_whole(plain: LocalEngine) -> None:
+    """Without running it: tensors on `meta` take the way of those on a GPU."""
+    model = copy.deepcopy(loaded(plain)._model).to(device="meta", dtype=torch.bfloat16)
+    step = Step(model)
+    step.run_layer = torch.compile(step.run_layer, fullgraph=True, backend="aot_eager")
+    shape = (1, model.config.num_key_value_heads, 128, model.config.head_dim)
+    with torch.inference_mode():
+        keys, values = (torch.empty(shape, dtype=torch.bfloat16, device="meta") for _ in range(2))
+        buffers = [(keys, values) for _ in step.layers]
+        for rows in (1, 3):
+            ids = torch.zeros(1, rows, dtype=torch.long, device="meta")
+            logits, states = step.run(ids, ids[0, :1], buffers)
+            assert logits.shape == (rows, model.config.vocab_size)
+            assert states.shape == (1, rows, model.config.hidden_size)
 
 
 class TestWhetherItIsTried:
