@@ -8,14 +8,26 @@ from __future__ import annotations
 import argparse
 import os
 
-from . import cancel, decode, everything, memory, peers, render, reuse, speculate, startup, terminal
+from . import cancel, decode, everything, gpu, memory, peers, render, reuse, speculate, startup, terminal
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     modules = {
         module.__name__.rpartition(".")[2]: module
-        for module in (decode, peers, speculate, reuse, startup, memory, render, terminal, cancel, everything)
+        for module in (
+            decode,
+            peers,
+            speculate,
+            reuse,
+            startup,
+            memory,
+            render,
+            terminal,
+            cancel,
+            gpu,
+            everything,
+        )
     }
     commands = parser.add_subparsers(required=True, metavar="|".join(modules))
     for name, module in modules.items():

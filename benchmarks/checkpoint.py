@@ -1,4 +1,4 @@
-"""Which checkpoints are measured: the bundled one, one of 270M random parameters, and SmolLM2 where it is there.
+"""Which checkpoints are measured: the bundled one, one of 270M random parameters, and SmolLM2 if installed.
 
 The random one is large enough that the model, not Python, takes the time; nobody here made the last one.
 """

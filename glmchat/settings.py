@@ -72,6 +72,7 @@ SWITCH = Kind("true or false", lambda text: _WORDS.get(text.lower()), lambda v: 
 DTYPE = _choice("auto", "bfloat16", "float16", "float32")
 OVERFLOW = _choice("drop-oldest", "error")
 ON_OFF = _choice("on", "off")
+COMPILE = _choice("auto", "on", "off")
 SPECULATE = _choice("auto", "mtp", "lookup", "off")
 LENGTH, REPEATS = _whole(1, 10_000_000), _whole(1, 1000)
 PATH = Kind("a path", os.path.expanduser, lambda v: isinstance(v, str) and v != "")
@@ -119,6 +120,7 @@ class Settings:
     speculate: str = _setting(
         "auto", SPECULATE, MODEL, "guess tokens ahead, where it pays; never changes them"
     )
+    compile: str = _setting("auto", COMPILE, MODEL, "compile the decode step; auto: on a GPU, where it pays")
     parallel: str = _setting(
         "off", TEXT, MODEL, "split each layer over all GPUs, or N ranks", "off|tensor|tensor:N"
     )

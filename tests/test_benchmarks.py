@@ -7,6 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from transformers import AutoModelForCausalLM, Glm4MoeConfig
+
+from benchmarks import gpu
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -34,6 +38,22 @@ ROOT = Path(__file__).resolve().parent.parent
         (("startup", "--repeats", "1"), ("--version", "--help", "echo hi | glmchat")),
         (("render", "--tokens", "400", "--short", "200", "--repeats", "1"), ("rich's Live", "10 ms")),
         (
+            (
+                "gpu",
+                "--device",
+                "cpu",
+                "--compile",
+                "off",
+                "--prefill",
+                "100",
+                "--tokens",
+                "4",
+                "--repeats",
+                "1",
+            ),
+            ("decode step", "generate", "prefill of 100"),
+        ),
+        (
             ("terminal", "--model", "demo", "--tokens", "8", "--repeats", "1"),
             ("demo: ", "first key", "echo of keys"),
         ),
@@ -45,3 +65,26 @@ def test_a_short_run_prints_the_table(arguments: tuple[str, ...], rows: tuple[st
     assert done.returncode in (0, 1), done.stderr  # 1: a goal was missed, as it may be in so short a run
     assert "ratio" in done.stdout, done.stderr
     assert all(row in done.stdout for row in rows)
+
+
+def test_without_a_gpu_its_benchmark_says_so() -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    command = [sys.executable, "-m", "benchmarks", "gpu"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "There is no CUDA device here, so there is nothing to measure.\n"
+
+
+def test_what_a_token_reads_of_glm_4_5_air() -> None:
+    """By the published sizes: 106.9B parameters, of which 12.8B are used besides the embeddings."""
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(Glm4MoeConfig(**gpu.AIR), dtype=torch.bfloat16)
+    assert sum(p.numel() for p in model.parameters()) == pytest.approx(106.85e9, rel=1e-3)
+    assert gpu.active_bytes(model) == pytest.approx(2 * 12.80e9, rel=1e-3)
+    assert gpu.cache_bytes(model, 1) == 188_416
+    assert model.model.rotary_emb.inv_freq.shape == (32,)  # half of each head's 128 is rotated, in pairs
+
+
+@pytest.mark.parametrize(("free_gib", "layers"), [(1, 2), (78, 15), (1000, 46)])
+def test_as_many_layers_as_fit(free_gib: int, layers: int) -> None:
+    assert gpu.count_layers(gpu.AIR, free_gib * 2**30) == layers

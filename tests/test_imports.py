@@ -38,6 +38,9 @@ MAY_BE_HEAVY = {
     "engine/mtp.py",
     "engine/attention.py",
     "engine/bandwidth.py",
+    "engine/step.py",
+    "engine/compiled.py",
+    "engine/graphs.py",
 }
 SCREEN = {"rich", "prompt_toolkit"}
 

@@ -1,7 +1,8 @@
 """A KV cache that grows in place.
 
 transformers' dynamic layer copies all keys and values for each token; at a few thousand tokens that costs as
-much as computing it.
+much as computing it. Here there is room behind them, and a compiled step, whose shapes must not change with
+each token, works on all of it.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from typing import Any
 FIRST_ROOM = 256
 """Tokens."""
 GROWTH = 1.5
+_MULTIPLE = 64
+"""Rooms are multiples of it: matrix products over keys of any other number are slow on a GPU."""
 
 
 def growing(cache: Any) -> Any:
@@ -28,6 +31,28 @@ def copy_start(source: Any, target: Any, length: int) -> None:
         target.update(layer.keys[..., :length, :], layer.values[..., :length, :], number)
 
 
+def whole(cache: Any, length: int) -> list[tuple[Any, Any]]:
+    """The keys and values of all layers with their room, made at least `length` tokens large.
+
+    What is written behind the used part counts once `use` says so.
+    """
+    return [layer.whole(length) for layer in cache.layers]
+
+
+def use(cache: Any, length: int) -> None:
+    """The first `length` tokens of all layers are what the cache holds."""
+    for layer in cache.layers:
+        layer.use(length)
+
+
+def is_whole(cache: Any) -> bool:
+    """Whether `whole` can be asked for: all layers grow in place, and hold something."""
+    layers = getattr(cache, "layers", None) or []
+    return bool(layers) and all(
+        isinstance(layer, _layer_class()) and layer.is_initialized for layer in layers
+    )
+
+
 @functools.cache
 def _layer_class() -> Any:
     from transformers.cache_utils import DynamicLayer
@@ -37,21 +62,37 @@ def _layer_class() -> Any:
 
         keys: Any
         values: Any
+        _keys: Any = None
+        _values: Any = None
 
         def update(self, keys: Any, values: Any, *_: Any, **__: Any) -> tuple[Any, Any]:
             if not self.is_initialized:
                 self.lazy_initialization(keys, values)
-                self._keys = self._values = None
             begin = self.get_seq_length()
             end = begin + keys.shape[-2]
-            if self._keys is None or end > self._keys.shape[-2]:
-                room = max(end, FIRST_ROOM if self._keys is None else int(end * GROWTH))
-                self._keys = _with_room(keys, self.keys, begin, room)
-                self._values = _with_room(values, self.values, begin, room)
+            self._reserve(end, keys, values)
             self._keys[..., begin:end, :] = keys
             self._values[..., begin:end, :] = values
-            self.keys, self.values = self._keys[..., :end, :], self._values[..., :end, :]
+            self.use(end)
             return self.keys, self.values
+
+        def whole(self, length: int) -> tuple[Any, Any]:
+            self._reserve(length, self._keys, self._values)
+            return self._keys, self._values
+
+        def use(self, length: int) -> None:
+            self.keys, self.values = self._keys[..., :length, :], self._values[..., :length, :]
+
+        def _reserve(self, length: int, keys: Any, values: Any) -> None:
+            """Have room for `length` tokens like those in `keys` and `values`."""
+            if self._keys is not None and length <= self._keys.shape[-2]:
+                return
+            room = max(length, FIRST_ROOM if self._keys is None else int(length * GROWTH))
+            room += -room % _MULTIPLE
+            used = self.get_seq_length()
+            self._keys = _with_room(keys, self.keys, used, room)
+            self._values = _with_room(values, self.values, used, room)
+            self.use(used)  # the former tensors can go
 
         def reset(self) -> None:
             super().reset()
@@ -64,7 +105,9 @@ def _with_room(like: Any, held: Any, used: int, room: int) -> Any:
     """A tensor for `room` tokens, otherwise `like` in shape, that begins with the `used` ones in `held`."""
     shape = list(like.shape)
     shape[-2] = room
-    out = like.new_empty(shape)
+    out = like.new_zeros(
+        shape
+    )  # never NaN: who attends to all of it with weights of 0 multiplies by what is there
     if used:
         out[..., :used, :] = held
     return out

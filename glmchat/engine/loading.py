@@ -22,6 +22,7 @@ from ..errors import ModelError
 from ..events import LoadProgress
 from ..glm.checkpoints import Checkpoint
 from .attention import use_fast_decode
+from .compiled import CompiledStep, plan_compiling
 from .faults import one_line
 from .kv import copy_start, growing
 from .memory import DeviceMap, LoadOptions, free_memory, peak_resident
@@ -76,7 +77,13 @@ def load_model(
             max_memory=max_memory,
             offload_folder=str(offload_folder) if offload_folder else None,
         )
-        return LoadedModel(model, undo.pop_all(), options.speculate, checkpoint.folder)
+        loaded = LoadedModel(model, undo.pop_all(), options.speculate, checkpoint.folder)
+        loaded.compiled = plan_compiling(loaded, model, options)
+        if loaded.compiled is not None and options.compile == "on":
+            on_progress(LoadProgress("compiling the decode step"))
+            while loaded.compile_more():
+                on_progress(LoadProgress("compiling the decode step"))
+        return loaded
     raise AssertionError("unreachable")  # mypy: ExitStack may swallow exceptions, ours does not
 
 
@@ -173,6 +180,8 @@ class LoadedModel:
         auto = self.mtp is not None or not self.offloaded
         self.speculates = speculate != "off" and (auto or speculate != "auto")
         """Tokens are guessed ahead."""
+        self.compiled: CompiledStep | None = None
+        """The decode step compiled, or yet to be; None where it is not going to be."""
 
     @property
     def own_bytes(self) -> int:
@@ -201,15 +210,30 @@ class LoadedModel:
         states [1, n, hidden] of all, after the final norm.
         """
         with contextlib.nullcontext() if self._ranks is None else self._ranks.forward(ids, cache, rows):
-            return self._forward(ids, cache, rows)
+            if self.compiled is not None and self.compiled.takes(ids, cache):
+                out = self.compiled.forward(ids, cache, rows)
+                if out is not None:
+                    return out
+            return self.forward_eager(ids, cache, rows)
 
-    def _forward(self, ids: Any, cache: Any, rows: int) -> tuple[Any, Any]:
+    def forward_eager(self, ids: Any, cache: Any, rows: int = 1) -> tuple[Any, Any]:
+        """The same, by the model as transformers runs it."""
         model = self._model
         if self.mtp is not None:
             states = model.model(input_ids=ids, past_key_values=cache, use_cache=True).last_hidden_state
             return model.lm_head(states[:, -rows:])[0], states
         few = {"logits_to_keep": rows} if self._keeps_few else {}
         return model(input_ids=ids, past_key_values=cache, use_cache=True, **few).logits[0, -rows:], None
+
+    def compile_more(self) -> bool:
+        """Compile the next part of the decode step, which takes some seconds. False: there is none left.
+
+        Raises: ModelError where it was asked for and cannot be.
+        """
+        if self.compiled is None:
+            return False
+        with _quiet():
+            return self.compiled.compile_more()
 
     def join(self, states: Any, more: Any) -> Any:
         """States [1, n, hidden] and those of the tokens behind them."""

@@ -33,6 +33,9 @@ from .turn import Ahead, Result, Turn, TurnRunner
 
 log = logging.getLogger(__name__)
 
+IDLE_S = 2.0
+"""Who asks nothing for so long, and does not close the engine, reads or types: there is time to compile."""
+
 
 class LocalEngine:
     """Implements Engine with a model in this process. The constructor returns at once.
@@ -62,6 +65,8 @@ class LocalEngine:
         self._fault: GlmChatError | None = None
         self._info: ModelInfo | None = None
         self._runner: TurnRunner | None = None
+        self.compiling = False
+        """The inference thread compiles, for some seconds, in which nothing can stop it."""
         load = _Load(model, options, chat_template, self._pass_on(on_progress), on_broken)
         self._thread = threading.Thread(target=self._run, args=(load,), name="glmchat-inference", daemon=True)
         self._thread.start()
@@ -195,7 +200,7 @@ class LocalEngine:
             return
         finally:
             self._loaded.set()
-        while (turn := self._turns.get()) is not None:
+        while (turn := self._next(runner)) is not None:
             if isinstance(turn, Ahead):
                 self._read_ahead(runner, turn)
                 continue
@@ -211,6 +216,17 @@ class LocalEngine:
                 turn.outbox.fail(e)
         self._runner = None
         runner.close()
+
+    def _next(self, runner: TurnRunner) -> Turn | Ahead | None:
+        """What to do next. While nobody asks for anything, more and more of the decode step is compiled."""
+        idle_s: float | None = IDLE_S
+        while True:
+            try:
+                return self._turns.get(timeout=idle_s)
+            except queue.Empty:
+                self.compiling = True
+                idle_s = 0 if runner.compile_more() else None
+                self.compiling = False
 
     def _read_ahead(self, runner: TurnRunner, ahead: Ahead) -> None:
         try:

@@ -27,7 +27,7 @@ class LoadOptions:
     """How weights are found and placed; the fields are the command line's options of the same name.
 
     `dtype` auto keeps the checkpoint's own type. `offload_dir` is needed only when weights go to disk.
-    `speculate` is auto, mtp, lookup or off; `parallel` is off, tensor or tensor:N.
+    `speculate` is auto, mtp, lookup or off; `parallel` off, tensor or tensor:N; `compile` auto, on or off.
     """
 
     device_map: str = "auto"
@@ -40,6 +40,7 @@ class LoadOptions:
     offline: bool = False
     trust_remote_code: bool = False
     speculate: str = "auto"
+    compile: str = "auto"
     parallel: str = "off"
 
     def check(self) -> None:
@@ -52,6 +53,7 @@ class LoadOptions:
             ("--max-memory", self.max_memory is not None, "each rank takes an equal share"),
             ("--offload-dir", self.offload_dir is not None, "each rank keeps its share on its device"),
             ("--speculate mtp", self.speculate == "mtp", "the MTP layer needs all of lm_head on one device"),
+            ("--compile on", self.compile == "on", "the step is compiled for one device"),
         ):
             if given:
                 raise UsageError(

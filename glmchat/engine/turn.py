@@ -128,9 +128,14 @@ class TurnRunner:
         with self._loaded.inference():
             return job(self._decoder, self._checkpoint)
 
+    def compile_more(self) -> bool:
+        """Compile the next part of the decode step, if there is one; takes some seconds."""
+        return self._loaded.compile_more()
+
     def close(self) -> None:
         """Free the KV cache and what loading left on disk."""
         self._decoder.prefixes.drop()
+        self._loaded.compiled = None  # it refers back
         self._loaded.close()
 
     def _room(self, prompt_tokens: int) -> int | None:

@@ -320,6 +320,8 @@ class _Server:
                     with self._told(number):
                         made = getattr(engine, method)(conversation, tools=tools, options=of_turn)
                         self._send(number, made)
+        if engine.compiling:
+            return  # what it has of its own goes with the process
         signal.alarm(3 * ENDING_S)  # whatever holds it up
         engine.close()
         engine.join()

@@ -13,7 +13,7 @@ from transformers import DynamicCache, LlamaConfig
 
 from glmchat.engine.cache import Branch, PrefixCache
 from glmchat.engine.detokenize import Detokenizer
-from glmchat.engine.kv import growing
+from glmchat.engine.kv import growing, use, whole
 from glmchat.engine.outbox import INTERVAL_S, Outbox
 from glmchat.engine.progress import allot
 from glmchat.events import AnswerDelta, PrefillProgress, ThinkingDelta
@@ -167,6 +167,23 @@ class TestPrefixCache:
             for cache in (grown, plain):
                 cache.crop(-1)
         assert grown.get_seq_length() == plain.get_seq_length()
+
+    def test_what_was_never_written_is_not_nan(self) -> None:
+        """A compiled step multiplies it by attention weights of 0."""
+        import torch
+
+        cache = self.new_cache()
+        for layer in (0, 1):
+            cache.update(torch.rand(1, 2, 70, 4), torch.rand(1, 2, 70, 4), layer)
+        for length, room in ((256, 256), (300, 512)):  # 300 * 1.5, in whole 64s
+            for buffers in whole(cache, length):
+                for tensor in buffers:
+                    assert tensor.shape == (1, 2, room, 4)
+                    assert not tensor[..., 70:, :].any()
+            assert cache.get_seq_length() == 70
+        use(cache, 72)
+        assert cache.layers[1].values.data_ptr() == whole(cache, 72)[1][1].data_ptr()
+        assert cache.get_seq_length() == 72
 
     def test_sliding_windows_are_not_reused(self) -> None:
         from transformers import MistralConfig
