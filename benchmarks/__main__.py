@@ -10,25 +10,12 @@ import os
 
 from . import cancel, decode, everything, gpu, memory, peers, render, reuse, speculate, startup, terminal
 
+MODULES = (decode, peers, speculate, reuse, startup, memory, render, terminal, cancel, gpu, everything)
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    modules = {
-        module.__name__.rpartition(".")[2]: module
-        for module in (
-            decode,
-            peers,
-            speculate,
-            reuse,
-            startup,
-            memory,
-            render,
-            terminal,
-            cancel,
-            gpu,
-            everything,
-        )
-    }
+    modules = {module.__name__.rpartition(".")[2]: module for module in MODULES}
     commands = parser.add_subparsers(required=True, metavar="|".join(modules))
     for name, module in modules.items():
         command = commands.add_parser(name, help=module.__doc__.splitlines()[0], description=module.__doc__)

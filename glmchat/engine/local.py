@@ -217,7 +217,7 @@ class LocalEngine:
         self._runner = None
         runner.close()
 
-    def _next(self, runner: TurnRunner) -> Turn | Ahead | None:
+    def _next(self, runner: TurnRunner) -> Turn | Ahead | _Loan | None:
         """What to do next. While nobody asks for anything, more and more of the decode step is compiled."""
         idle_s: float | None = IDLE_S
         while True:
