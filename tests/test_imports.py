@@ -38,6 +38,7 @@ MAY_BE_HEAVY = {
     "engine/mtp.py",
     "engine/attention.py",
     "engine/bandwidth.py",
+    "engine/packing.py",
     "engine/step.py",
     "engine/compiled.py",
     "engine/graphs.py",

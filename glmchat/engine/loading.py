@@ -27,6 +27,7 @@ from .faults import one_line
 from .kv import copy_start, growing
 from .memory import DeviceMap, LoadOptions, free_memory, peak_resident
 from .mtp import MtpHead, compute_device, load_mtp
+from .packing import can_pack, pack, use_packed_experts
 from .progress import OnProgress, WeightsBar
 from .ranks import OnBroken, Ranks, Seat, hide_gpus
 from .resident import FilePages, tight_heap
@@ -114,7 +115,8 @@ def _load_weights(
     from transformers import AutoModelForCausalLM
 
     on_progress(LoadProgress("loading weights"))
-    with tight_heap(), _weights_progress(checkpoint, on_progress):
+    pages = FilePages(checkpoint.folder)
+    with tight_heap(), _weights_progress(checkpoint, on_progress, pages):
         model, info = AutoModelForCausalLM.from_pretrained(
             checkpoint.folder,
             config=config,
@@ -129,6 +131,11 @@ def _load_weights(
     _check_complete(checkpoint.name, info)
     if {p.device.type for p in model.parameters()} == {"cpu"} and not options.attn:
         use_fast_decode(model)
+    if options.compile != "on" and can_pack(model):  # compiled code has an order of its own
+        with tight_heap():
+            for _ in pack(model, pages.copied):
+                on_progress(LoadProgress("arranging weights"))
+        use_packed_experts(model)
     return model.eval()
 
 
@@ -331,6 +338,9 @@ class LoadedModel:
         """Raises ModelError where it is `wanted` and not there."""
         fits = wanted or (not self.offloaded and self._has_room_for_a_layer())
         head = load_mtp(self._model, folder) if fits else None
+        if head is not None and any(t.is_mkldnn for t in self._model.parameters()):
+            for _ in pack(head.layer):
+                pass
         if wanted and head is None:
             raise ModelError(
                 f"--speculate mtp: {folder.name} has no MTP layer that can be run; use lookup or auto."
@@ -431,8 +441,8 @@ def _quiet() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _weights_progress(checkpoint: Checkpoint, on_progress: OnProgress) -> Iterator[None]:
-    """Report transformers' bar "Loading weights" to `on_progress`."""
+def _weights_progress(checkpoint: Checkpoint, on_progress: OnProgress, pages: FilePages) -> Iterator[None]:
+    """Report transformers' bar "Loading weights" to `on_progress`, and what is loaded to `pages`."""
     from transformers.utils import logging as hf_logging
 
     set_hook = getattr(hf_logging, "set_tqdm_hook", None)
@@ -440,7 +450,6 @@ def _weights_progress(checkpoint: Checkpoint, on_progress: OnProgress) -> Iterat
         hf_logging.disable_progress_bar()
         yield
         return
-    pages = FilePages(checkpoint.folder)
     previous = set_hook(
         lambda factory, args, kwargs: WeightsBar(
             checkpoint.shards, on_progress, pages.loaded, *args, **kwargs

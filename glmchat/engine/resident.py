@@ -51,6 +51,12 @@ class FilePages:
         if ranges:
             _give_back({file: _joined(parts) for file, parts in ranges.items()})
 
+    def copied(self, name: str) -> None:
+        """The parameter `name`, which lay in a file, lies elsewhere now."""
+        if name in self._whole:
+            _, file, begin, end = self._spans[bisect_left(self._names, name)]
+            _give_back({file: [(begin, end)]})
+
 
 def _spans(file: str) -> Iterator[tuple[str, str, int, int]]:
     """Each tensor of a safetensors file: its name, the file, and the bytes where it begins and ends.

@@ -1,0 +1,135 @@
+"""Weights in the order in which oneDNN reads them, on a CPU.
+
+torch hands oneDNN its weights row by row, to be sorted anew for each matrix product, and transformers goes
+through all experts of a layer where a token needs a few. Sorted once, and with its own experts only, a token
+takes a fifth to a third less time, and the numbers are the same to the last bit.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+_EXPERTS, _USUAL_EXPERTS = "glmchat_packed", "grouped_mm"
+_PARTS = ("gate_up_proj", "down_proj")
+_UNUSUAL = ("has_bias", "is_transposed", "has_post_expert_norm", "_is_expert_parallel")
+
+
+def can_pack(model: Any) -> bool:
+    """Whether its weights are BF16, all in the memory of a CPU, and oneDNN multiplies such here."""
+    import torch
+
+    mkldnn = torch.ops.mkldnn
+    return (
+        model.dtype == torch.bfloat16
+        and all(type(t) is torch.nn.Parameter and t.device.type == "cpu" for t in model.parameters())
+        and not any(hasattr(module, "_hf_hook") for module in model.modules())
+        and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+        and hasattr(mkldnn, "_linear_pointwise")
+        and hasattr(mkldnn, "_is_mkldnn_bf16_supported")
+        and bool(mkldnn._is_mkldnn_bf16_supported())
+    )
+
+
+def pack(model: Any, on_copied: Callable[[str], None] = lambda _: None) -> Iterator[None]:
+    """Pack the matrices of the linear layers and experts of `model`, one a step.
+
+    They stay parameters of the same names, sizes and numbers of bytes; of experts there is one for each.
+    `on_copied` hears the names of those that lie where they were before no more.
+    """
+    from torch import nn
+
+    modules: dict[str, Any] = dict(model.named_modules())
+    shared = {id(m.weight) for m in modules.values() if isinstance(m, nn.Embedding)}
+    for module in modules.values():  # experts first, while least is in memory
+        for part in _PARTS if _is_experts(module) else ():
+            experts = module._parameters.pop(part)
+            setattr(module, part, nn.ParameterList(_packed(expert) for expert in experts.detach()))
+            yield
+    for name, module in modules.items():
+        if type(module) is nn.Linear and _fits(module.weight) and id(module.weight) not in shared:
+            _pack_linear(module)
+            on_copied(f"{name}.weight")
+            yield
+
+
+def use_packed_experts(model: Any) -> None:
+    """Let `model` run its experts, which may be packed, as they are chosen; if usual ones is what it has."""
+    if getattr(model.config, "_experts_implementation", None) == _USUAL_EXPERTS:
+        kinds = [m for m in model.modules() if hasattr(m, "num_experts") and hasattr(m, "_apply_gate")]
+        if kinds and all(_is_usual(module) for module in kinds):
+            _register()
+            model.set_experts_implementation(_EXPERTS)
+
+
+def _is_experts(module: Any) -> bool:
+    parts = [module._parameters.get(part) for part in _PARTS]
+    return all(t is not None and t.ndim == 3 and _fits(t) for t in parts) and _is_usual(module)
+
+
+def _is_usual(module: Any) -> bool:
+    """Whether these are experts as `_run_experts` runs them."""
+    return bool(getattr(module, "has_gate", False)) and not any(getattr(module, n, False) for n in _UNUSUAL)
+
+
+def _fits(weight: Any) -> bool:
+    import torch
+
+    return bool(weight.dtype == torch.bfloat16 and not weight.is_mkldnn)
+
+
+def _packed(weight: Any) -> Any:
+    import torch
+
+    packed = torch.ops.mkldnn._reorder_linear_weight(weight, 1)
+    return torch.nn.Parameter(packed, requires_grad=False)
+
+
+def _pack_linear(module: Any) -> None:
+    module.weight = _packed(module.weight.detach())
+    module.forward = functools.partial(_linear, module)
+
+
+def _linear(module: Any, x: Any) -> Any:
+    return _product(x, module.weight, module.bias)
+
+
+def _product(x: Any, weight: Any, bias: Any = None) -> Any:
+    """x [..., in] by weight [out, in], packed or not: [..., out]."""
+    import torch
+
+    if weight.is_mkldnn:
+        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return torch.nn.functional.linear(x, weight, bias)
+
+
+@functools.cache
+def _register() -> None:
+    from transformers.integrations.moe import ExpertsInterface
+
+    ExpertsInterface.register(_EXPERTS, _run_experts)
+
+
+def _run_experts(module: Any, x: Any, index: Any, weights: Any) -> Any:
+    """The weighted sum of each row's experts: x [n, hidden], index and weights [n, k] → [n, hidden]."""
+    import torch
+
+    rows, each = index.shape
+    chosen = index.reshape(-1)
+    if rows == 1:  # every expert has the one row
+        hit, sizes, sorted_x = chosen.tolist(), [1] * each, x.expand(each, -1)
+    else:
+        order = chosen.argsort()
+        counts = torch.bincount(chosen).tolist()
+        hit = [number for number, count in enumerate(counts) if count]
+        sizes, sorted_x = [counts[number] for number in hit], x[order // each]
+
+    def run(parts: Any, x: Any) -> Any:
+        pieces = x.split(sizes)
+        return torch.cat([_product(piece, parts[n]) for n, piece in zip(hit, pieces, strict=True)])
+
+    out = run(module.down_proj, module._apply_gate(run(module.gate_up_proj, sorted_x)))
+    if rows > 1:
+        out = torch.empty_like(out).index_copy_(0, order, out)
+    return (out * weights.reshape(-1, 1)).view(rows, each, -1).sum(1).to(x.dtype)

@@ -1,0 +1,89 @@
+"""Weights in oneDNN's own order give the numbers that they gave before, and stay the parameters they were."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, DynamicCache
+
+from glmchat.engine.local import open_local
+from glmchat.engine.memory import LoadOptions
+from glmchat.engine.packing import can_pack, pack, use_packed_experts
+from glmchat.glm.checkpoints import resolve
+
+DEMO = resolve("demo").folder
+
+
+def plain(folder: Path = DEMO, dtype: str = "bfloat16") -> Any:
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
+
+
+@pytest.fixture(autouse=True)
+def only_where_it_is_done() -> None:
+    if not can_pack(plain()):
+        pytest.skip("oneDNN does not multiply BF16 on this CPU")
+
+
+@pytest.fixture
+def packed() -> Any:
+    model = plain()
+    assert len(list(pack(model))) > 40
+    use_packed_experts(model)
+    return model
+
+
+@torch.inference_mode()
+def test_the_same_logits(packed: Any) -> None:
+    usual = plain()
+    caches = [DynamicCache(config=usual.config) for _ in range(2)]
+    generator = torch.Generator().manual_seed(0)
+    for rows in (40, 1, 1, 2, 7, 1, 300):
+        ids = torch.randint(usual.config.vocab_size, (1, rows), generator=generator)
+        a, b = (
+            m(input_ids=ids, past_key_values=c).logits for m, c in zip((usual, packed), caches, strict=True)
+        )
+        assert float((a - b).float().norm() / a.float().norm()) < 1e-3  # 0 on the CPUs that were tried
+
+
+def test_parameters_keep_their_sizes(packed: Any) -> None:
+    usual = plain()
+    for count in (lambda t: t.numel(), lambda t: t.nbytes):
+        assert sum(map(count, packed.parameters())) == sum(map(count, usual.parameters()))
+    names = {name.rstrip(".0123456789") for name, _ in packed.named_parameters()}
+    assert names == {name for name, _ in usual.named_parameters()}
+
+
+def test_an_embedding_that_is_lm_head_too_is_left(tmp_path: Path) -> None:
+    model = plain()
+    model.config.tie_word_embeddings = True
+    model.lm_head.weight = model.model.embed_tokens.weight
+    list(pack(model))
+    assert not model.lm_head.weight.is_mkldnn
+    assert model.model.layers[0].self_attn.q_proj.weight.is_mkldnn
+
+
+def test_what_is_not_packed() -> None:
+    assert not can_pack(plain(dtype="float32"))
+    biased = plain()
+    for module in biased.modules():
+        if hasattr(module, "_apply_gate"):
+            module.has_bias = True
+    list(pack(biased))
+    use_packed_experts(biased)
+    assert biased.config._experts_implementation == "grouped_mm"
+    assert biased.model.layers[1].mlp.experts.gate_up_proj.ndim == 3
+
+
+def test_the_engine_packs_what_it_loads() -> None:
+    with open_local("demo", LoadOptions(device_map="cpu")) as engine:
+        weights = engine.lend(lambda decoder, *_: decoder.loaded.weights())
+        assert sum(t.is_mkldnn for t in weights) > 40
+        mtp = engine.lend(lambda decoder, *_: decoder.loaded.mtp)
+        assert mtp is not None
+        assert mtp.layer["eh_proj"].weight.is_mkldnn
+        assert engine.info.parameters == sum(t.numel() for t in plain().parameters())
+    with open_local("demo", LoadOptions(device_map="cpu", dtype="float32")) as engine:
+        assert not any(t.is_mkldnn for t in engine.lend(lambda decoder, *_: decoder.loaded.weights()))
