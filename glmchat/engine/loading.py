@@ -33,6 +33,10 @@ from .ranks import OnBroken, Ranks, Seat, hide_gpus
 from .resident import FilePages, tight_heap
 from .weights import active_bytes
 
+SMALL = 1 << 26
+"""Bytes of weights that one CPU thread runs as fast as several: those mostly wait for each other, and for long
+where something else wants the CPU as well."""
+
 
 def load_model(
     checkpoint: Checkpoint,
@@ -136,7 +140,13 @@ def _load_weights(
             for _ in pack(model, pages.copied):
                 on_progress(LoadProgress("arranging weights"))
         use_packed_experts(model)
+    if all(t.device.type == "cpu" for t in model.parameters()) and _size(model) < SMALL:
+        torch.set_num_threads(1)  # of this thread, which will run it
     return model.eval()
+
+
+def _size(model: Any) -> int:
+    return sum(t.nbytes for t in model.parameters())
 
 
 class Stopped(Exception):

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from glmchat.chat import Chat
 from glmchat.engine import decode
@@ -154,6 +155,13 @@ def test_close_stops_a_running_turn(tiny_glm: Path) -> None:
     engine.close()
     assert done(events).finish_reason in ("interrupted", "stop")
     assert set(threading.enumerate()) <= before
+
+
+def test_a_small_model_runs_on_one_thread(tiny_glm: Path) -> None:
+    before = torch.get_num_threads()
+    with open_local(str(tiny_glm)) as engine:
+        assert engine.lend(lambda decoder, *_: decoder.loaded.threads) == 1
+    assert torch.get_num_threads() == before  # of other threads
 
 
 def test_cancel_between_prefill_chunks(tiny_glm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
