@@ -34,7 +34,7 @@ from .resident import FilePages, tight_heap
 from .weights import active_bytes
 
 SMALL = 1 << 26
-"""Bytes of weights that one CPU thread runs as fast as several: those mostly wait for each other, and for long
+"""Bytes of weights that one CPU thread runs as fast as several, which mostly wait for each other; for long
 where something else wants the CPU as well."""
 
 
