@@ -21,7 +21,7 @@ from typing import Any
 from ..errors import ModelError
 from ..events import LoadProgress
 from ..glm.checkpoints import Checkpoint
-from .attention import use_fast_decode
+from .attention import use_grouped_attention
 from .compiled import CompiledStep, plan_compiling
 from .faults import one_line
 from .kv import copy_start, growing
@@ -134,7 +134,7 @@ def _load_weights(
         )
     _check_complete(checkpoint.name, info)
     if {p.device.type for p in model.parameters()} == {"cpu"} and not options.attn:
-        use_fast_decode(model)
+        use_grouped_attention(model)
     if options.compile != "on" and can_pack(model):  # compiled code has an order of its own
         with tight_heap():
             for _ in pack(model, pages.copied):
