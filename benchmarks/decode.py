@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from glmchat.engine.base import GenerationOptions
 from glmchat.engine.local import LocalEngine, open_local
@@ -68,8 +68,12 @@ Measure = Callable[[], tuple[int, float]]
 """Tokens written, and tokens/s after the first."""
 
 
+Result = TypeVar("Result")
+Make = Callable[[str, Any], Callable[[], Result]]
+
+
 @contextlib.contextmanager
-def side(make: Callable[[str, argparse.Namespace], Measure], model: str, args: Any) -> Iterator[Measure]:
+def side(make: Make[Result], model: str, args: Any) -> Iterator[Callable[[], Result]]:
     """What `make` measures, in a process of its own: torch keeps threads for each thread that computes, and
     lets all of them wait less eagerly once there are more than cores."""
     context = multiprocessing.get_context("spawn")
@@ -77,15 +81,15 @@ def side(make: Callable[[str, argparse.Namespace], Measure], model: str, args: A
         yield lambda: pool.submit(_measure).result()
 
 
-_made: Measure
+_made: Callable[[], Any]
 
 
-def _prepare(make: Callable[[str, argparse.Namespace], Measure], model: str, args: Any) -> None:
+def _prepare(make: Make[Any], model: str, args: Any) -> None:
     global _made
     _made = make(model, args)
 
 
-def _measure() -> tuple[int, float]:
+def _measure() -> Any:
     return _made()
 
 

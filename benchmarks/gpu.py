@@ -15,11 +15,13 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from glmchat.engine.bandwidth import read_bandwidth
 from glmchat.engine.base import GenerationOptions
 from glmchat.engine.compiled import CompiledStep
 from glmchat.engine.decode import Decoder
 from glmchat.engine.loading import LoadedModel
 from glmchat.engine.sampling import Sampler
+from glmchat.engine.weights import active_bytes
 from glmchat.glm.checkpoints import SamplingDefaults
 
 from .report import Comparison, measure_pairs, show
@@ -94,9 +96,9 @@ def run(args: argparse.Namespace) -> None:
         print(f"Compiling the decode step took {time.perf_counter() - began:.0f} s.")
     decoder = Decoder(loaded)
     large = device.type != "cpu"
-    bandwidth = median(lambda: copy_bandwidth(device, 2**31 if large else 2**24), 5)
+    bandwidth = read_bandwidth(args.device)
     peak = median(lambda: matmul_speed(device, 8192 if large else 256), 5)
-    read_bytes = active_bytes(model) + cache_bytes(model, args.context + args.tokens // 2)
+    read_bytes = token_bytes(model) + cache_bytes(model, args.context + args.tokens // 2)
     flops = prefill_flops(model, args.prefill)
     name = f"{len(model.model.layers)} layers, {loaded.parameters / 1e9:.1f}B"
     print(
@@ -159,16 +161,9 @@ def count_layers(shape: dict[str, Any], free: int) -> int:
     return max(least, min(int(shape["num_hidden_layers"]), least + (int(free * SHARE) - base) // each))
 
 
-def active_bytes(model: Any) -> int:
-    """Bytes of the weights that one token reads: all but the embeddings, and only its own experts."""
-    config = model.config
-    total = 0.0
-    for name, weight in model.named_parameters():
-        if ".experts." in name:
-            total += weight.nbytes * config.num_experts_per_tok / config.n_routed_experts
-        elif "embed_tokens" not in name:
-            total += weight.nbytes
-    return int(total)
+def token_bytes(model: Any) -> int:
+    """Bytes of the weights that one token reads."""
+    return sum(active_bytes(model).values())
 
 
 def cache_bytes(model: Any, tokens: int) -> int:
@@ -180,18 +175,9 @@ def cache_bytes(model: Any, tokens: int) -> int:
 def prefill_flops(model: Any, tokens: int) -> int:
     """Of the layers' matrix products, and of causal attention; lm_head runs on the last token alone."""
     config = model.config
-    weights = (active_bytes(model) - model.lm_head.weight.nbytes) // 2
+    weights = (token_bytes(model) - model.lm_head.weight.nbytes) // 2
     attention = 2 * config.num_hidden_layers * config.num_attention_heads * config.head_dim * tokens**2
     return int(2 * weights * tokens + attention)
-
-
-def copy_bandwidth(device: Any, size: int) -> float:
-    """Bytes/s, read and written, of copying `size` bytes."""
-    import torch
-
-    source = torch.zeros(size, dtype=torch.uint8, device=device)
-    target = torch.empty_like(source)
-    return 2 * size / seconds(device, lambda: target.copy_(source))
 
 
 def matmul_speed(device: Any, size: int) -> float:

@@ -14,6 +14,7 @@ import importlib.util
 import os
 import re
 import socket
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -24,14 +25,17 @@ from pathlib import Path
 
 import pexpect
 
+from glmchat.engine.bandwidth import read_bandwidth
 from glmchat.engine.base import GenerationOptions
 from glmchat.engine.local import open_local
 from glmchat.engine.memory import LoadOptions
 from glmchat.events import TurnDone
 from glmchat.glm.checkpoints import resolve
+from glmchat.glm.encode import encode_prompt
 from glmchat.messages import Conversation, Message
 
 from .checkpoint import add_model_argument, chosen_models
+from .decode import side
 from .gguf import write_gguf
 from .report import Comparison, measure_pairs, show
 from .terminal import GLMCHAT, PATIENCE_S, STATS, leave, spawn
@@ -133,40 +137,53 @@ def _serve(folder: str) -> Iterator[str]:
 
 
 def _against_llama_cpp(model: str, args: argparse.Namespace) -> Comparison:
-    options = GenerationOptions(greedy=True, max_tokens=args.tokens)
-    asked = Conversation([Message("user", args.prompt)])
+    checkpoint = resolve(model)
+    template = checkpoint.folder / "chat_template.jinja"
+    prompt = encode_prompt(checkpoint.tokenizer, [Message("user", args.prompt)], template=template)
     with (
         tempfile.TemporaryDirectory() as folder,
-        open_local(model, LoadOptions(device_map="cpu", speculate="off")) as engine,
+        side(_glmchat, model, args) as ours,
+        side(_llama_cpp, str(write_gguf(Path(folder) / "bf16.gguf")), (prompt, args.tokens)) as theirs,
     ):
-        llama = _llama_cpp(write_gguf(Path(folder) / "bf16.gguf"))
-        prompt = engine.render(asked, options=options).ids
-
-        def ours() -> float:
-            *_, done = engine.generate(asked, options=options)
-            assert isinstance(done, TurnDone)
-            return done.timing.decode_tokens_per_s or 0.0
-
-        def theirs() -> float:
-            return llama(prompt, args.tokens)
-
         ours(), theirs()
-        speeds = measure_pairs(ours, theirs, args.repeats)
-    return Comparison(f"{Path(model).name}, BF16 ÷ llama.cpp", *speeds, None, True)
+        speeds = measure_pairs(lambda: ours()[0], theirs, args.repeats)
+        limit = read_bandwidth("cpu") / ours()[1]
+    shares = [f"{statistics.median(side) / limit:.0%}" for side in speeds]
+    print(
+        f"Reading the weights of a token allows {limit:.0f} tokens/s here: "
+        f"glmchat reaches {shares[0]} of it, llama.cpp {shares[1]}."
+    )
+    return Comparison(f"{checkpoint.folder.name}, BF16 ÷ llama.cpp", *speeds, None, True)
 
 
-def _llama_cpp(file: Path) -> Callable[[list[int], int], float]:
+def _glmchat(model: str, args: argparse.Namespace) -> Callable[[], tuple[float, int]]:
+    """Decode speed without guesses, in tokens/s, and the bytes that a token reads."""
+    engine = open_local(model, LoadOptions(device_map="cpu", speculate="off"))
+    options = GenerationOptions(greedy=True, max_tokens=args.tokens)
+    asked = Conversation([Message("user", args.prompt)])
+    size = engine.lend(lambda decoder, *_: sum(decoder.loaded.active_bytes().values()))
+
+    def measure() -> tuple[float, int]:
+        *_, done = engine.generate(asked, options=options)
+        assert isinstance(done, TurnDone)
+        return done.timing.decode_tokens_per_s or 0.0, size
+
+    return measure
+
+
+def _llama_cpp(file: str, asked: tuple[list[int], int]) -> Callable[[], float]:
     """Decode speed of llama.cpp after a prompt, in tokens/s as it reports them."""
     import xllamacpp
 
     params = xllamacpp.CommonParams()
-    params.model.path = str(file)
+    params.model.path = file
     params.n_ctx, params.n_parallel, params.warmup, params.verbosity = 2048, 1, True, 0
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = os.cpu_count() or 1
     server = xllamacpp.Server(params)
+    prompt, tokens = asked
 
-    def speed(prompt: list[int], tokens: int) -> float:
+    def measure() -> float:
         request = {"prompt": prompt, "n_predict": tokens, "temperature": 0.0, "cache_prompt": False}
         return float(server.handle_completions(request)["timings"]["predicted_per_second"])
 
-    return speed
+    return measure

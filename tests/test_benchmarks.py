@@ -20,9 +20,9 @@ ROOT = Path(__file__).resolve().parent.parent
     [
         (
             ("decode", "--model", "demo", "--tokens", "4", "--repeats", "1"),
-            ("demo, ", "TextIteratorStreamer"),
+            ("demo, ", "generate + streamer", "guessing"),
         ),
-        (("speculate", "--tokens", "20", "--repeats", "1"), ("demo, bfloat16", "tokens a forward")),
+        (("speculate", "--tokens", "20", "--repeats", "1"), ("demo, mtp", "tokens a forward")),
         (
             ("reuse", "--model", "demo", "--history", "400", "--turns", "4", "--last", "6", "--repeats", "1"),
             ("without reuse", "the message alone"),
@@ -80,7 +80,7 @@ def test_what_a_token_reads_of_glm_4_5_air() -> None:
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(Glm4MoeConfig(**gpu.AIR), dtype=torch.bfloat16)
     assert sum(p.numel() for p in model.parameters()) == pytest.approx(106.85e9, rel=1e-3)
-    assert gpu.active_bytes(model) == pytest.approx(2 * 12.80e9, rel=1e-3)
+    assert gpu.token_bytes(model) == pytest.approx(2 * 12.80e9, rel=1e-3)
     assert gpu.cache_bytes(model, 1) == 188_416
     assert model.model.rotary_emb.inv_freq.shape == (32,)  # half of each head's 128 is rotated, in pairs
 
