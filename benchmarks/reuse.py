@@ -63,10 +63,10 @@ def _compare(engine: LocalEngine, bare: BareLoop, text: str, args: argparse.Name
         alone.append(_ttft(engine, [other, question])[1])
         second.append(_ttft(engine, [*longer[:2], question], ahead=True)[1])
         last.append(_ttft(engine, [*longer, question], ahead=True)[1])
-    new = f"{len(ids) - usage.cached_tokens} new tokens"
+    new = f"{len(ids) - usage.cached_tokens} new"
     name = f"turn {args.turns}, {usage.prompt_tokens:,} tokens, {new}"
     return [
-        Comparison(f"{name} ÷ without reuse", warm, cold, 0.05, more_is_better=False),
+        Comparison(f"{name} ÷ no reuse", warm, cold, 0.05, more_is_better=False),
         Comparison("  ÷ a bare forward of them", warm, floor, 1.3, more_is_better=False),
         Comparison("  ÷ the message alone", warm, alone, 1.3, more_is_better=False),
         Comparison(f"  turn {args.last} ÷ turn 2", last, second, 1.3, more_is_better=False),

@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
         (("speculate", "--tokens", "20", "--repeats", "1"), ("demo, mtp", "tokens a forward")),
         (
             ("reuse", "--model", "demo", "--history", "400", "--turns", "4", "--last", "6", "--repeats", "1"),
-            ("without reuse", "the message alone"),
+            ("no reuse", "the message alone"),
         ),
         (
             ("cancel", "--model", "demo", "--prompt-tokens", "3000", "--repeats", "2"),
