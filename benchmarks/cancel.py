@@ -6,6 +6,7 @@ The model runs in a process of its own, as behind every conversation; the slowes
 from __future__ import annotations
 
 import argparse
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -16,7 +17,7 @@ from glmchat.engine.worker import WorkerEngine
 from glmchat.events import PromptReady, TurnDone
 from glmchat.messages import Conversation, Message
 
-from .checkpoint import add_model_argument, chosen_models
+from .checkpoint import write_random_checkpoint
 from .report import Comparison, show
 from .reuse import WORDS
 
@@ -26,7 +27,7 @@ DECODING_S = 0.4
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_model_argument(parser)
+    parser.add_argument("--model", help="checkpoint to run; default: a random 270M")
     parser.add_argument("--prompt-tokens", type=int, default=8000, help="of the prompt (%(default)s)")
     parser.add_argument("--prompt", default="What is 98765432198765 + 12345678912345?")
     parser.add_argument("--repeats", type=int, default=10, help="tries of each (%(default)s)")
@@ -34,14 +35,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Measure and print the table."""
-    rows = []
-    with chosen_models(args) as models:
-        for model in models:
-            engine = WorkerEngine(model, LoadOptions(device_map="cpu"))
-            try:
-                rows += _measure(engine, Path(model).name, args)
-            finally:
-                engine.close()
+    with tempfile.TemporaryDirectory() as folder:
+        model = args.model or str(write_random_checkpoint(Path(folder) / "random-270M"))
+        engine = WorkerEngine(model, LoadOptions(device_map="cpu"))
+        try:
+            rows = _measure(engine, Path(model).name, args)
+        finally:
+            engine.close()
     show("Seconds from the cancel to the end of the turn, the slowest", rows)
 
 

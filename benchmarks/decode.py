@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_argument(parser)
     parser.add_argument("--prompt", default="What is 47 + 38?")
     parser.add_argument("--tokens", type=int, default=64, help="new tokens at most (%(default)s)")
-    parser.add_argument("--repeats", type=int, default=25, help="measured pairs (%(default)s)")
+    parser.add_argument("--repeats", type=int, default=9, help="measured pairs (%(default)s)")
     parser.add_argument("--device-map", default="cpu", help="for both sides (%(default)s)")
 
 

@@ -12,16 +12,17 @@ from importlib.metadata import version
 from pathlib import Path
 
 COMMANDS = (
-    "decode",
     "peers",
+    "decode",
+    "terminal",
+    "startup",
     "reuse",
+    "cancel",
     "speculate",
     "speculate --by lookup",
-    "startup",
     "memory",
-    "terminal",
     "render",
-    "cancel",
+    "gpu",
 )
 LIBRARIES = ("torch", "transformers", "accelerate", "tokenizers")
 

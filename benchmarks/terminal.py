@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_argument(parser)
     parser.add_argument("--prompt", default="What is 98765432198765 + 12345678912345?")
     parser.add_argument("--tokens", type=int, default=200, help="new tokens at most (%(default)s)")
-    parser.add_argument("--repeats", type=int, default=15, help="measured pairs (%(default)s)")
+    parser.add_argument("--repeats", type=int, default=9, help="measured pairs (%(default)s)")
 
 
 def run(args: argparse.Namespace) -> None:
