@@ -50,7 +50,7 @@ def _measure(engine: WorkerEngine, name: str, args: argparse.Namespace) -> list[
     long = WORDS * (args.prompt_tokens // one)
     whole = _turn(engine, f"whole {long}", None)  # how long the prefill takes
     shares = [(n + 0.5) / args.repeats for n in range(args.repeats)]
-    prefill = [_turn(engine, f"{n} {long}", share * whole * 0.8) for n, share in enumerate(shares)]
+    prefill = [_turn(engine, f"{n} {long}", share * whole * 0.5) for n, share in enumerate(shares)]
     decode = [_turn(engine, args.prompt, share * DECODING_S, decoding=True) for share in shares]
     return [
         Comparison(f"{name}, {what}", [max(times)], [BEARABLE_S], 1.0, False)
