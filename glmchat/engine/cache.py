@@ -39,8 +39,11 @@ class Branch:
         del self.ids[len(self.ids) - count :]
 
     def mend(self) -> None:
-        """Make the cache hold what `ids` say, after a forward that ended between two layers."""
-        for layer in self.cache.layers:
+        """Make the cache hold what `ids` say, after a forward that ended between two layers.
+
+        One that cannot be cut anywhere stays as it is, and is not kept for another turn either.
+        """
+        for layer in self.cache.layers if is_croppable(self.cache) else ():
             layer.crop(min(0, len(self.ids) - layer.get_seq_length()))
 
 

@@ -7,11 +7,12 @@ import time
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import DynamicCache, LlamaConfig
+from transformers import DynamicCache, LlamaConfig, MistralConfig
 
-from glmchat.engine.cache import Branch, PrefixCache
+from glmchat.engine.cache import Branch, PrefixCache, is_croppable
 from glmchat.engine.detokenize import Detokenizer
 from glmchat.engine.kv import growing, use, whole
 from glmchat.engine.outbox import INTERVAL_S, Outbox
@@ -202,3 +203,15 @@ def test_bytes_of_the_weights_are_allotted_to_what_they_become() -> None:
     names = ["embed.weight", "layers.0.experts.up_all", "layers.0.experts.down_all", "head.weight", "made_up"]
     assert allot(names, shards) == [(100, 1), (18, 2), (18, 2), (4, 2), (0, 0)]
     assert allot(names, []) == [(0, 0)] * 5
+
+
+def test_a_cache_that_cannot_be_cut_survives_a_stopped_forward() -> None:
+    """Beyond its window a layer refuses even to be cut by nothing."""
+    config = MistralConfig(num_hidden_layers=2, sliding_window=4)
+    branch = Branch(DynamicCache(config=config), [1, 2, 3])
+    keys = torch.zeros(1, 8, 6, 16)
+    branch.cache.update(keys, keys, 0)
+    with pytest.raises(RuntimeError):
+        branch.cache.layers[0].crop(0)
+    branch.mend()
+    assert not is_croppable(branch.cache)
