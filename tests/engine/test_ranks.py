@@ -127,8 +127,6 @@ class TestDeath:
 class TestTwoRanks(EngineConformance):
     """With ranks that were started again. The last of these tests closes the engine, and so ends them."""
 
-    test_half_a_character_is_not_shown = None  # forty turns of what rank 0 does alone
-
     def test_close_is_idempotent(self, engine: WorkerEngine) -> None:
         ranks = children(engine.pid)
         super().test_close_is_idempotent(engine)
