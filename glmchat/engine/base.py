@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from ..events import Event
 from ..messages import Conversation
@@ -101,3 +101,16 @@ class Engine(Protocol):
     def close(self) -> None:
         """Free the model and stop the threads. Idempotent."""
         ...
+
+
+AnyEngine = TypeVar("AnyEngine", bound=Engine)
+
+
+def ready(engine: AnyEngine) -> AnyEngine:
+    """`engine` with its model loaded; where that fails it is closed. Raises what loading raised."""
+    try:
+        _ = engine.info
+    except BaseException:
+        engine.close()
+        raise
+    return engine

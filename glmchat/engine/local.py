@@ -21,7 +21,7 @@ from ..events import Event, LoadProgress
 from ..glm.checkpoints import Checkpoint, choose_template, resolve
 from ..glm.encode import Prompt, PromptEncoder
 from ..messages import Conversation
-from .base import CLOSED, GenerationOptions, ModelInfo
+from .base import CLOSED, GenerationOptions, ModelInfo, ready
 from .decode import Decoder
 from .faults import one_line
 from .loading import load_model
@@ -265,13 +265,7 @@ def open_local(
 
     `on_progress` is called in the inference thread. Raises: UsageError, ModelError or TemplateError.
     """
-    engine = LocalEngine(model, options, chat_template=chat_template, on_progress=on_progress)
-    try:
-        engine.wait()
-    except BaseException:
-        engine.close()
-        raise
-    return engine
+    return ready(LocalEngine(model, options, chat_template=chat_template, on_progress=on_progress))
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import GlmChatError, ModelError
 from ..events import Event, LoadProgress, TurnDone
 from ..messages import Conversation, Message
-from .base import CLOSED, GenerationOptions, ModelInfo
+from .base import CLOSED, GenerationOptions, ModelInfo, ready
 from .memory import LoadOptions
 from .process import ENDING_S, Child, connect
 from .progress import OnProgress
@@ -153,13 +153,7 @@ class WorkerEngine:
 
 def open_worker(model: str, options: LoadOptions, *, chat_template: str = "auto") -> WorkerEngine:
     """As `open_local`, in a child process."""
-    engine = WorkerEngine(model, options, chat_template=chat_template)
-    try:
-        engine.wait()
-    except BaseException:
-        engine.close()
-        raise
-    return engine
+    return ready(WorkerEngine(model, options, chat_template=chat_template))
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from ..settings import Settings
 from . import jsonl, start
 from .progress import LoadState, wait_with_bar
 from .sanitize import sanitize
-from .wording import count, size_text
+from .wording import count, scaled_text, size_text
 
 WIDTH = 80
 OFFLOADED = "Some weights are moved between devices for each token, so no one memory sets the limit."
@@ -122,12 +122,7 @@ def _print(measured: Measured, console: Console) -> None:
 
 def parameters_text(number: int) -> str:
     """5.9M, 107B."""
-    size, unit = float(number), ""
-    for unit in ("", "k", "M", "B", "T"):
-        if size < 1000 or unit == "T":
-            break
-        size /= 1000
-    return f"{size:.0f}{unit}" if size >= 100 or not unit else f"{size:.1f}{unit}"
+    return scaled_text(number, ("", "k", "M", "B", "T"))
 
 
 def _speed_text(speed: float) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..events import FinishReason, ThinkingDone, ToolDone, ToolServerFailed, TurnDone
@@ -123,12 +124,15 @@ def first_line(text: str, most: int) -> str:
 
 def size_text(number: int) -> str:
     """Bytes as people write them: 6.1 MB, 214 GB."""
-    size, unit = float(number), "B"
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if size < 1000 or unit == "TB":
-            break
-        size /= 1000
-    return f"{size:.0f} {unit}" if size >= 100 or unit == "B" else f"{size:.1f} {unit}"
+    return scaled_text(number, (" B", " kB", " MB", " GB", " TB"))
+
+
+def scaled_text(number: int, units: Sequence[str]) -> str:
+    """In the unit that suits it, each a thousand of the one before."""
+    size, power = float(number), 0
+    while size >= 1000 and power < len(units) - 1:
+        size, power = size / 1000, power + 1
+    return f"{size:.{0 if size >= 100 or not power else 1}f}{units[power]}"
 
 
 def bar(share: float, width: int) -> str:
