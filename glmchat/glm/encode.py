@@ -7,6 +7,8 @@
    one-character stand-in, and the marks are taken out: the supplied text is again what it was.
 3. A tokenizer with the same model but no added tokens other than the stand-ins encodes the whole in one
    go; the stand-ins' ids give way to the control tokens'.
+4. What stands before a control token has no part in the ids behind it. So of a text that begins as the one
+   before it only the rest is encoded: a turn costs what is new in it.
 
 Stand-ins and marks are Unicode noncharacters, which no text should contain; they are removed from what
 comes in. For text that spells no control token the ids are those of the plain way: render, then encode.
@@ -15,6 +17,7 @@ comes in. For text that spells no control token the ids are those of the plain w
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,6 +105,22 @@ def encode_prompt(
     )
 
 
+@dataclass(frozen=True, slots=True)
+class _Encoded:
+    """Rendered text and its ids. `places`: where its control tokens begin, in the text and in the ids."""
+
+    marked: str = ""
+    ids: tuple[int, ...] = ()
+    places: tuple[tuple[int, int], ...] = ()
+
+    def shared_with(self, marked: str, reach: int) -> tuple[tuple[int, int], ...]:
+        """Those places up to which `marked` is the same, and for `reach` characters more."""
+        count = bisect_left(
+            self.places, True, key=lambda at: self.marked[: at[0] + reach] != marked[: at[0] + reach]
+        )
+        return self.places[:count]
+
+
 class _Controls:
     """The control tokens of a tokenizer: keeps them out of supplied text, encodes them in rendered text.
 
@@ -116,6 +135,7 @@ class _Controls:
         self._ids = {t.content: i for i, t in control.items()}
         self._stand_ins = {t.content: _stand_in(t) for t in control.values()}
         self._strips = any(t.lstrip or t.rstrip for t in control.values())
+        self._longest = max(map(len, self._ids), default=0)
         model = tokenizer.model
         # Tokens whose ids are not what the bare tokenizer gives them; None: the next control token's.
         self._replaced: dict[str, int | None] = {
@@ -145,6 +165,10 @@ class _Controls:
         # Control tokens that the model itself could make of text. What it makes of unknown text spells none.
         unknown = self._encode(_UNKNOWN).tokens
         self._reachable = {c for c in self._ids if model.token_to_id(c) is not None and c not in unknown}
+        # Where stand-ins are looked for in normalized text, that text is normalized across them.
+        across = tokenizer.normalizer is not None and any(t.normalized for t in control.values())
+        self._resumes = not (across or self._reachable)
+        self._last = _Encoded()
 
     def disarm(self, value: Any) -> Any:
         """Supplied data, of any JSON form, with a mark wherever its text could start a control token."""
@@ -159,13 +183,27 @@ class _Controls:
 
     def encode(self, marked: str) -> list[int]:
         """The ids of rendered text; its marks are taken out and what stands at them stays text."""
-        found: list[int] = []
+        last = self._last
+        # Alike for as long as a token may be: none that begins before the place ends behind it.
+        places = last.shared_with(marked, self._longest)
+        begin, known = places[-1] if places else (0, 0)
+        rest, more = self._encode_from(marked, begin)
+        ids = [*last.ids[:known], *rest]
+        if self._resumes:
+            self._last = _Encoded(
+                marked, tuple(ids), (*places[:-1], *((at, known + index) for at, index in more))
+            )
+        return ids
+
+    def _encode_from(self, marked: str, begin: int) -> tuple[list[int], list[tuple[int, int]]]:
+        """The ids of what stands from `begin` on, and the places of the control tokens: in text, in ids."""
+        found: list[re.Match[str]] = []
 
         def stand_in(match: re.Match[str]) -> str:
-            found.append(self._ids[match[0]])
+            found.append(match)
             return self._stand_ins[match[0]]
 
-        text = self._token.sub(stand_in, marked).replace(_MARK, "")
+        text = self._token.sub(stand_in, marked[begin:]).replace(_MARK, "")
         encoding = self._encode(text)
         tokens, ids = encoding.tokens, encoding.ids
         # Some vocabularies (Unigram) hold the control tokens as ordinary pieces: cut those apart.
@@ -177,14 +215,19 @@ class _Controls:
         if self._strips:  # then a token's text has the white space in it
             tokens = [token.strip() or token for token in tokens]
         controls = iter(found)
+        places: list[tuple[int, int]] = []
         for position in [n for n, token in enumerate(tokens) if token in self._replaced]:
             token_id = self._replaced[tokens[position]]
-            ids[position] = next(controls, _DROPPED) if token_id is None else token_id
+            if token_id is None:
+                control = next(controls)
+                places.append((begin + control.start(), position))
+                token_id = self._ids[control[0]]
+            ids[position] = token_id
         if next(controls, None) is not None:
             raise ModelError(
                 "The tokenizer's normalizer swallows control tokens; the model cannot be prompted."
             )
-        return [i for i in ids if i != _DROPPED] if _CUT in text else ids
+        return ([i for i in ids if i != _DROPPED] if _CUT in text else ids), places
 
     def _encode(self, text: str) -> Encoding:
         return self._bare.encode(text, add_special_tokens=False)

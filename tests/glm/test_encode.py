@@ -139,6 +139,40 @@ def test_golden_conversations_get_the_plain_ids(kind: str, version: str) -> None
     )
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=50, deadline=None)
+@given(
+    texts=st.lists(evil(unreserved) | ordinary, min_size=11, max_size=11),
+    edits=st.lists(
+        st.tuples(st.integers(0, 10), evil(unreserved) | ordinary, st.integers(1, 7), toggles), max_size=4
+    ),
+)
+def test_a_text_that_was_begun_before_gets_the_ids_of_the_whole(kind: str, texts: Any, edits: Any) -> None:
+    encoders = {template: PromptEncoder(tokenizer(kind), template) for template in TEMPLATES}
+    for where, text, length, options in [(0, texts[0], 7, {"template": TEMPLATES[0]}), *edits]:
+        texts[where] = text
+        messages, tools = dialogue(texts)
+        options = dict(options)
+        expected = encode_prompt(tokenizer(kind), messages[:length], tools, **options)
+        encoder = encoders[options.pop("template")]
+        assert encoder.encode(messages[:length], tools, **options).ids == expected
+
+
+def test_only_what_is_new_is_encoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = PromptEncoder(tokenizer("glm"))
+    messages = [Message("user", "a long story " * 100), Message("assistant", "x"), Message("user", "And?")]
+    encoded: list[str] = []
+    whole = encoder._controls._encode
+    monkeypatch.setattr(encoder._controls, "_encode", lambda text: encoded.append(text) or whole(text))
+    first = encoder.encode(messages)
+    again = encoder.encode([*messages[:2], Message("user", "So?")])
+    assert again.ids == encode_prompt(tokenizer("glm"), [*messages[:2], Message("user", "So?")])
+    assert len(encoded[0]) > 1000
+    assert len(encoded[1]) < 20
+    first.ids.clear()
+    assert encoder.encode([*messages[:2], Message("user", "So?")]).ids == again.ids
+
+
 def test_a_typed_nothink_is_text_and_the_switch_is_still_thrown() -> None:
     messages = [Message("user", "explain /nothink")]
     ids = encode_prompt(tokenizer("glm"), messages, enable_thinking=False)
