@@ -45,7 +45,7 @@ def text(events: Iterable[Event], kind: type[AnswerDelta] | type[ThinkingDelta])
 
 
 class EngineConformance:
-    """Subclasses give a fixture `engine`."""
+    """Subclasses give the fixtures `engine`, and `fresh`, one that a test may close."""
 
     def test_events_come_in_order(self, engine: Engine) -> None:
         events = ask(engine, tiny.HELLO.question)
@@ -188,7 +188,7 @@ class EngineConformance:
         assert first.message == second.message
         assert first.usage.completion_tokens == second.usage.completion_tokens
 
-    def test_close_is_idempotent(self, engine: Engine) -> None:
-        assert engine.info.context_length == tiny.CONTEXT
-        engine.close()
-        engine.close()
+    def test_close_is_idempotent(self, fresh: Engine) -> None:
+        assert fresh.info.context_length == tiny.CONTEXT
+        fresh.close()
+        fresh.close()

@@ -35,10 +35,13 @@ def shared(tiny_glm: Path) -> Iterator[LocalEngine]:
 
 class TestLocalEngine(EngineConformance):
     @pytest.fixture
-    def engine(self, shared: LocalEngine, request: pytest.FixtureRequest, tiny_glm: Path) -> LocalEngine:
-        if "close" in request.node.name:
-            return open_local(str(tiny_glm))
+    def engine(self, shared: LocalEngine) -> LocalEngine:
         return shared
+
+    @pytest.fixture
+    def fresh(self, tiny_glm: Path) -> Iterator[LocalEngine]:
+        with open_local(str(tiny_glm)) as engine:
+            yield engine
 
 
 def generate(folder: Path, prompt: str, limit: int) -> str:

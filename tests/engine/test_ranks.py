@@ -127,11 +127,15 @@ class TestDeath:
 class TestTwoRanks(EngineConformance):
     """With ranks that were started again. The last of these tests closes the engine, and so ends them."""
 
-    def test_close_is_idempotent(self, engine: WorkerEngine) -> None:
-        ranks = children(engine.pid)
-        super().test_close_is_idempotent(engine)
+    @pytest.fixture
+    def fresh(self, engine: WorkerEngine) -> WorkerEngine:
+        return engine
+
+    def test_close_is_idempotent(self, fresh: WorkerEngine) -> None:
+        ranks = children(fresh.pid)
+        super().test_close_is_idempotent(fresh)
         assert len(ranks) == 1
-        assert all(gone(pid) for pid in (engine.pid, *ranks))
+        assert all(gone(pid) for pid in (fresh.pid, *ranks))
 
 
 class TestOneModelInTwo:

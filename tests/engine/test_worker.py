@@ -34,12 +34,14 @@ def shared(tiny_glm: Path) -> Iterator[WorkerEngine]:
 
 class TestWorkerEngine(EngineConformance):
     @pytest.fixture
-    def engine(self, shared: WorkerEngine, request: pytest.FixtureRequest, tiny_glm: Path) -> WorkerEngine:
-        if "close" in request.node.name:
-            engine = WorkerEngine(str(tiny_glm))
-            engine.wait()
-            return engine
+    def engine(self, shared: WorkerEngine) -> WorkerEngine:
         return shared
+
+    @pytest.fixture
+    def fresh(self, tiny_glm: Path) -> Iterator[WorkerEngine]:
+        with WorkerEngine(str(tiny_glm)) as engine:
+            yield engine
+        assert gone(engine.pid)
 
 
 def gone(pid: int, patience_s: float = 20) -> bool:
