@@ -194,10 +194,13 @@ class Chat:
             _append_question(conversation, question)
         return self.engine.render(conversation, tools=self._declarations, options=self.options)
 
-    def prepare(self) -> None:
-        """Let the engine read ahead what the next message will follow. Returns at once."""
+    def prepare(self, begun: str = "") -> None:
+        """Let the engine read ahead what comes before the next message, and what was `begun` of it already.
+
+        Returns at once.
+        """
         conversation = self.visible.copy()
-        _append_question(conversation, "…")
+        _append_question(conversation, begun)
         self.engine.prepare(conversation, tools=self._declarations, options=self.options)
 
     @property

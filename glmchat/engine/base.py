@@ -79,9 +79,10 @@ class Engine(Protocol):
         tools: Sequence[dict[str, Any]] = (),
         options: GenerationOptions | None = None,
     ) -> None:
-        """A hint: the next turn will be this one, with another text in its last message. Returns at once.
+        """A hint: the next turn will be this one, with more text in its last message. Returns at once.
 
-        The engine may prefill what will stand before that text until `generate` is called.
+        The engine may prefill it until it gets another hint or `generate` is called. A server is not told
+        what was not sent.
         """
         ...
 

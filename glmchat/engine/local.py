@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import atexit
 import logging
-import queue
 import threading
 import time
 from collections.abc import Callable, Generator, Sequence
@@ -29,6 +28,7 @@ from .memory import LoadOptions
 from .outbox import Outbox
 from .progress import OnProgress
 from .ranks import OnBroken
+from .todo import Todo
 from .turn import Ahead, Result, Turn, TurnRunner
 
 log = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ class LocalEngine:
     ) -> None:
         options = options or LoadOptions()
         options.check()  # what cannot be done is told at once
-        self._turns: queue.SimpleQueue[Turn | Ahead | _Loan | None] = queue.SimpleQueue()
+        self._todo: Todo[Turn | _Loan | None, Ahead] = Todo()
         self._loaded = threading.Event()
         self._closing = threading.Event()
         self._lock = threading.Lock()
@@ -122,7 +122,7 @@ class LocalEngine:
         options: GenerationOptions | None = None,
     ) -> None:
         """Prefill in the inference thread until something else is to be done there; see Engine.prepare."""
-        self._turns.put(Ahead(conversation.messages, tuple(tools), options or GenerationOptions()))
+        self._todo.hint(Ahead(conversation.messages, tuple(tools), options or GenerationOptions()))
 
     def render(
         self,
@@ -156,7 +156,7 @@ class LocalEngine:
         """Stop a running turn, end the thread and free the model. Idempotent."""
         with self._lock:  # so that no turn comes after the None and waits for ever
             self._closing.set()
-            self._turns.put(None)
+            self._todo.put(None)
         atexit.unregister(self.close)
         # A load ends at its next sign of progress; what is imported until then cannot be stopped.
         if self._loaded.is_set() and threading.current_thread() is not self._thread:
@@ -176,7 +176,7 @@ class LocalEngine:
         with self._lock:
             if self._closing.is_set():
                 raise ModelError(CLOSED)
-            self._turns.put(turn)
+            self._todo.put(turn)
 
     def _pass_on(self, on_progress: OnProgress | None) -> OnProgress:
         """`on_progress`, which in passing ends the load of an engine that was closed meanwhile."""
@@ -222,15 +222,15 @@ class LocalEngine:
         idle_s: float | None = IDLE_S
         while True:
             try:
-                return self._turns.get(timeout=idle_s)
-            except queue.Empty:
+                return self._todo.take(idle_s)
+            except TimeoutError:
                 self.compiling = True
                 idle_s = 0 if runner.compile_more() else None
                 self.compiling = False
 
     def _read_ahead(self, runner: TurnRunner, ahead: Ahead) -> None:
         try:
-            runner.read_ahead(ahead, lambda: self._closing.is_set() or not self._turns.empty())
+            runner.read_ahead(ahead, self._todo.presses, self._todo.hinted)
         except Exception:  # nobody waits for it: the turn itself will tell
             log.debug("prefilling ahead failed", exc_info=True)
 

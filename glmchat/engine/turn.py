@@ -55,7 +55,7 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Ahead:
-    """What the next turn will be, but for the text of its last message."""
+    """What the next turn will be, but that the text of its last message goes on."""
 
     messages: tuple[Message, ...]
     tools: tuple[dict[str, Any], ...]
@@ -92,16 +92,17 @@ class TurnRunner:
             reason = "context"
         answer.finish(reason, prompt_tokens=len(prompt.ids), decoding=decoding)
 
-    def read_ahead(self, ahead: Ahead, cancelled: Callable[[], bool]) -> None:
-        """Prefill what the next turn begins with, whatever is asked; most of it is in the cache already.
+    def read_ahead(self, ahead: Ahead, cancelled: Callable[[], bool], old: Callable[[], bool]) -> None:
+        """Prefill what the next turn begins with; most of it is in the cache already.
 
         The template drops the reasoning of the turn before once another question follows, so all that comes
-        after it has to be computed again.
+        after it has to be computed again. Once `cancelled` it stops at once; once it is `old` and there is
+        more to read than that, it has come forward nevertheless.
         """
         *before, last = ahead.messages
         first, second = (
-            self.render([*before, replace(last, content=text)], ahead.tools, ahead.options).ids
-            for text in ("a", "b")
+            self.render([*before, replace(last, content=last.content + more)], ahead.tools, ahead.options).ids
+            for more in ("a", "b")
         )
         prompt = first[: common_prefix(first, second)]
         if not prompt or len(prompt) >= (self._checkpoint.context_length or len(prompt) + 1):
@@ -109,7 +110,8 @@ class TurnRunner:
         with self._loaded.inference():
             decoding = self._decoder.begin(prompt)
             for _ in decoding.prefill(cancelled, chunk=CHUNK_AHEAD):
-                pass
+                if old():
+                    break
             decoding.keep()
 
     def render(

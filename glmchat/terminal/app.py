@@ -47,6 +47,8 @@ OpenEngine = Callable[[str], Engine]
 _LONG_PASTE = 10  # lines
 _QUEUED_CELLS = 60  # of a queued message that are shown
 _LEAVING_S = 3.0  # is what the last turn may take to end; one step of a large model is not waited for
+_READ_AHEAD_S = 0.25  # between two looks at what is typed, for the model to read it ahead
+_LONGEST_AHEAD = 100_000  # characters read ahead of a message: some 0.1 s to make tokens of
 _SETTLED_S = 0.1  # a size that has stood this long is not one of a window being dragged
 
 
@@ -104,6 +106,7 @@ class App:
         self._awake = False
         self._resizing: asyncio.TimerHandle | None = None
         self._spinning: asyncio.TimerHandle | None = None
+        self._reading: asyncio.TimerHandle | None = None
         self._inline = Inline(
             keys=bindings(self),
             prompt=lambda: PROMPT if self.chat.options.enable_thinking else PROMPT_AT_ONCE,
@@ -115,7 +118,7 @@ class App:
         )
         chat.approvals.ask = self._ask
         self.buffer = self._inline.buffer
-        self.buffer.on_text_changed += self._disarm
+        self.buffer.on_text_changed += self._on_typed
 
     def run(self) -> int:
         """Talk until the person leaves; returns the exit code. Raises what loading raised."""
@@ -182,8 +185,10 @@ class App:
             self.armed = True
         self._inline.app.invalidate()
 
-    def _disarm(self, _: object) -> None:
+    def _on_typed(self, _: object) -> None:
         self.armed = False
+        if self._reading is None:
+            self._reading = self._loop.call_later(_READ_AHEAD_S, self._read_ahead)
 
     def stop(self) -> None:
         """End the running turn soon; what came is kept."""
@@ -282,11 +287,8 @@ class App:
             run_command(self, text)
             self._read_ahead()
             return
-        whole = text
-        for word, paste in self._pastes.items():
-            whole = whole.replace(word, paste)
         try:
-            message = attach(whole)
+            message = attach(self._whole(text))
         except GlmChatError as e:
             self._screen.add(Note(sanitize(str(e)), "fault"))
             self.draft(text)
@@ -296,15 +298,24 @@ class App:
         self._typed[message] = text
         self.ask(message)
 
+    def _whole(self, text: str) -> str:
+        """With the pastes that words stand for."""
+        for word, paste in self._pastes.items():
+            text = text.replace(word, paste)
+        return text
+
     def _next(self) -> None:
         while self.queued and self._loaded and self._fault is None and self.running is None:
             self._do(self.queued.pop(0))
         self._read_ahead()
 
     def _read_ahead(self) -> None:
-        """While the person reads and types, the model reads what the next message will follow."""
+        """While the person types, the model reads: what the message follows, and what there is of it."""
+        self._reading = None
         if self.running is None and self.info is not None:
-            self.chat.prepare()
+            text = self.buffer.text
+            begun = "" if is_command(text) else self._whole(text)
+            self.chat.prepare(begun[:_LONGEST_AHEAD])
 
     def _turn_ended(self, ended: _TurnEnded) -> None:
         self._screen.end()

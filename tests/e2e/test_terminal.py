@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -232,6 +233,23 @@ def test_what_is_typed_ahead_is_answered_in_order(start: Start) -> None:
     chat.wait_for("› thanks")
     assert chat.text.index("› hello") < chat.text.index("› What is 2 + 3?") < chat.text.index("› thanks")
     chat.send("\x03")
+    leave(chat)
+
+
+def test_what_is_typed_is_read_while_it_is_typed(start: Start) -> None:
+    chat = start()
+    for word in ("Please", "tell", "me,", "my", "dear", "friend,", "what", "is", "2", "+"):
+        chat.send(f"{word} ")
+        chat.wait_for(lambda text, w=word: w in text)
+    until = time.monotonic() + 2
+    chat.wait_for(lambda _: time.monotonic() > until)
+    chat.send("3?\r")
+    chat.wait_for(lambda text: ended(text) == 1)
+    stats = re.search(r"(\d+) of (\d+) prompt tokens reused", chat.text)
+    assert stats is not None, chat.text
+    reused, all_of_them = map(int, stats.groups())
+    assert all_of_them - reused <= len("+ 3?<|assistant|>\n<think>")
+    assert reused > len("[gMASK]<sop><|user|>\n")
     leave(chat)
 
 

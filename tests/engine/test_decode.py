@@ -17,6 +17,7 @@ import torch
 
 from glmchat.engine import attention
 from glmchat.engine.base import GenerationOptions
+from glmchat.engine.cache import common_prefix
 from glmchat.engine.decode import CHUNK_AHEAD, Decoder
 from glmchat.engine.draft import LONGEST_MTP, Lookup, Pace
 from glmchat.engine.local import LocalEngine, open_local
@@ -96,8 +97,12 @@ def a_conversation(seed: int, guessing: LocalEngine, plain: LocalEngine) -> int:
             conversation.append(Message("tool", "12°C, rain", tool_call_id=call.id))
         conversation.append(Message("user", rng.choice(QUESTIONS)))
         options = GenerationOptions(greedy=True, enable_thinking=thinking, max_tokens=rng.randint(1, 40))
-        if rng.random() < 0.3:
-            guessing.prepare(conversation, tools=tools, options=options)
+        for _ in range(rng.choice([0, 0, 1, 3])):  # as it is typed, now and then otherwise than it is sent
+            typed = conversation.copy()
+            question = typed.messages[-1].content
+            typed.truncate(len(typed) - 1)
+            typed.append(Message("user", question[: rng.randint(0, len(question))] + rng.choice(["", "x"])))
+            guessing.prepare(typed, tools=tools, options=options)
             time.sleep(rng.random() * 0.05)
         if rng.random() < 0.2:  # interrupted, and asked again
             cancel = threading.Event()
@@ -180,7 +185,7 @@ def test_a_model_on_the_cpu_decodes_with_it(plain: LocalEngine) -> None:
 class TestReadingAhead:
     """The template drops the reasoning of a turn once another question follows."""
 
-    def turns(self, engine: LocalEngine, *, ahead: bool) -> TurnDone:
+    def turns(self, engine: LocalEngine, *, ahead: bool, begun: str = "") -> TurnDone:
         forget(engine)
         conversation = Conversation([{"role": "user", "content": "What is 47 + 38?"}])
         first = done(engine.generate(conversation, options=GREEDY))
@@ -188,7 +193,10 @@ class TestReadingAhead:
         conversation.append(first.message)
         conversation.append({"role": "user", "content": "Thanks!"})
         if ahead:
-            engine.prepare(conversation, options=GREEDY)
+            typed = conversation.copy()
+            typed.truncate(2)
+            typed.append({"role": "user", "content": begun})
+            engine.prepare(typed, options=GREEDY)
             time.sleep(0.5)
         return done(engine.generate(conversation, options=GREEDY))
 
@@ -202,6 +210,36 @@ class TestReadingAhead:
         new = [d.usage.prompt_tokens - d.usage.cached_tokens for d in (late, early)]
         assert new[0] > new[1]
         assert new[1] <= len("Thanks!") + 10
+
+    @pytest.mark.parametrize("name", ["plain", "guessing"])
+    def test_what_is_typed_already_is_read_as_well(self, name: str, request: pytest.FixtureRequest) -> None:
+        engine = request.getfixturevalue(name)
+        begun, other = (
+            self.turns(engine, ahead=True, begun=text) for text in ("Thanks!", "Thank you so much")
+        )
+        assert begun.message == other.message
+        assert begun.usage.cached_tokens > other.usage.cached_tokens
+        assert begun.usage.cached_tokens + len("<|assistant|>\n") >= begun.usage.prompt_tokens
+
+    def test_one_hint_after_the_other_comes_forward(self, plain: LocalEngine) -> None:
+        """What is read takes longer than it lasts until more is typed."""
+        forget(plain)
+        text = "word " * 1500
+        until = time.monotonic() + 60
+        while (cached := self.cached(plain, text)) < 1000 and time.monotonic() < until:
+            for length in range(20):
+                plain.prepare(
+                    Conversation([{"role": "user", "content": text + "x" * length}]), options=GREEDY
+                )
+                time.sleep(0.01)
+        assert cached >= 1000
+
+    def cached(self, engine: LocalEngine, text: str) -> int:
+        """How many tokens of this question are in the cache; it is not read for that."""
+        assert engine._runner is not None
+        ids = engine.render(Conversation([{"role": "user", "content": text}]), options=GREEDY).ids
+        branches = engine._runner._decoder.prefixes._branches
+        return max((common_prefix(ids, branch.ids) for branch in branches), default=0)
 
     def test_it_stops_for_a_turn(self, plain: LocalEngine) -> None:
         forget(plain)

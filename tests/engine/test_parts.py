@@ -1,4 +1,4 @@
-"""The engine's small parts: detokenizer, outbox, prefix cache."""
+"""The engine's small parts: detokenizer, outbox, what is to do, prefix cache."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from glmchat.engine.detokenize import Detokenizer
 from glmchat.engine.kv import growing, use, whole
 from glmchat.engine.outbox import INTERVAL_S, Outbox
 from glmchat.engine.progress import allot
+from glmchat.engine.todo import Todo
 from glmchat.events import AnswerDelta, PrefillProgress, ThinkingDelta
 from tests import tiny
 
@@ -34,6 +35,36 @@ def test_detokenizer_waits_for_whole_characters_and_shows_control_tokens() -> No
     detokenizer = Detokenizer(TOKENIZER)
     pieces = [detokenizer.feed(i) for i in TOKENIZER.encode("🎉<think>").ids]
     assert pieces == ["", "", "", "🎉", "<think>"]
+
+
+class TestTodo:
+    def test_jobs_in_order_then_the_newest_hint(self) -> None:
+        todo: Todo[str, str] = Todo()
+        for job in ("first", "second"):
+            todo.put(job)
+        todo.hint("old")
+        todo.hint("new")
+        assert todo.presses()
+        assert todo.hinted()
+        assert [todo.take() for _ in range(3)] == ["first", "second", "new"]
+        assert not todo.presses()
+        assert not todo.hinted()
+        with pytest.raises(TimeoutError):
+            todo.take(0)
+
+    def test_a_job_makes_a_hint_old(self) -> None:
+        todo: Todo[str, str] = Todo()
+        todo.hint("for the job before")
+        todo.put("job")
+        assert todo.take() == "job"
+        with pytest.raises(TimeoutError):
+            todo.take(0.01)
+
+    @pytest.mark.parametrize("give", [Todo.put, Todo.hint])
+    def test_who_waits_is_woken(self, give: Any) -> None:
+        todo: Todo[str, str] = Todo()
+        threading.Timer(0.05, give, (todo, "x")).start()
+        assert todo.take(10) == "x"
 
 
 class TestOutbox:
