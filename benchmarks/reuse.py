@@ -2,9 +2,11 @@
 
 Against no reuse, the message alone, a bare forward of it behind the same history, and an early turn.
 
-The conversation is prefilled ahead as while a person types. Without reuse the same turn stands behind another
-system message, so that nothing of it is in the cache. The bare forward is transformers' own, on a cache that
-holds all but the new tokens: what is left when everything else costs nothing.
+The conversation is prefilled ahead as while a person types, and the message with it if it was typed; one that
+is pasted and sent at once is not. Without reuse the same turn stands behind another system message, so that
+nothing of it is in the cache. The bare forward is transformers' own, on a cache that holds all but the new
+tokens: what is left when everything else costs nothing. A step of decoding behind the same history is the
+least that any first token takes.
 """
 
 from __future__ import annotations
@@ -17,60 +19,91 @@ from pathlib import Path
 from glmchat.engine.base import GenerationOptions
 from glmchat.engine.local import LocalEngine, open_local
 from glmchat.engine.memory import LoadOptions
-from glmchat.events import TurnDone, Usage
+from glmchat.events import TurnDone
 from glmchat.messages import Conversation, Message
 
 from .checkpoint import write_random_checkpoint
 from .decode import BareLoop
+from .gpu import AIR
 from .report import Comparison, show
 
 OPTIONS = GenerationOptions(greedy=True, max_tokens=2, enable_thinking=False)
+PAUSE_S = 1.0
+"""Before each question, as a person makes one: a processor that idled takes longer at first."""
 WORDS = "the lazy dog sleeps "
 
 
+AIR_LAYERS = {
+    **{key: value for key, value in AIR.items() if key != "vocab_size"},
+    "num_hidden_layers": 2,
+    "n_routed_experts": 16,
+    "num_nextn_predict_layers": 0,
+}
+"""A dense layer and one with experts in the shape of GLM-4.5-Air's: what attention to a long history takes
+beside the weights of a token is what it is there; in small models it is several times as much."""
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", help="checkpoint to run; default: a random 270M")
+    parser.add_argument("--model", help="checkpoint to run; default: a random 270M, and two of Air's layers")
     parser.add_argument("--turns", type=int, default=20, help="the turn that is measured (%(default)s)")
     parser.add_argument("--last", type=int, default=50, help="the turn to which it grows (%(default)s)")
     parser.add_argument("--history", type=int, default=8000, help="tokens before it (%(default)s)")
-    parser.add_argument("--repeats", type=int, default=3, help="of each measurement (%(default)s)")
+    parser.add_argument("--repeats", type=int, default=5, help="of each measurement (%(default)s)")
 
 
 def run(args: argparse.Namespace) -> None:
     """Measure and print the table."""
-    with tempfile.TemporaryDirectory() as folder:
-        model = args.model or str(write_random_checkpoint(Path(folder) / "random-270M"))
-        with open_local(model, LoadOptions(device_map="cpu")) as engine:
-            bare = BareLoop(model, "cpu")
-            rows = [
-                row for text in ("And {n}?", f"{{n}} {WORDS}") for row in _compare(engine, bare, text, args)
-            ]
+    if args.model:
+        rows = _measure(args.model, args, whole=True)
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            small = write_random_checkpoint(Path(folder) / "random-270M")
+            large = write_random_checkpoint(Path(folder) / "Air's layers", AIR_LAYERS)
+            rows = [*_measure(str(small), args, whole=True), *_measure(str(large), args, whole=False)]
     show("Time to first token, s", rows)
 
 
-def _compare(engine: LocalEngine, bare: BareLoop, text: str, args: argparse.Namespace) -> list[Comparison]:
+def _measure(model: str, args: argparse.Namespace, *, whole: bool) -> list[Comparison]:
+    """Without `whole` not what reads all of the history each time."""
+    with open_local(model, LoadOptions(device_map="cpu")) as engine:
+        bare = BareLoop(model, "cpu") if whole else None
+        return [
+            *_compare(engine, bare, "And {n}?", args, typed=True),
+            *_compare(engine, bare, f"{{n}} {WORDS}", args, typed=False),
+        ]
+
+
+def _compare(
+    engine: LocalEngine, bare: BareLoop | None, text: str, args: argparse.Namespace, *, typed: bool
+) -> list[Comparison]:
     history = _history(engine, args.turns - 1, args.history)
     longer = _history(engine, args.last - 1, args.history)
-    warm, cold, alone, floor, second, last = [], [], [], [], [], []
+    warm, cold, alone, floor, second, last, step = [], [], [], [], [], [], []
     for number in range(args.repeats):
         question = Message("user", text.format(n=number))
         other = Message("system", f"{number} " * 3)
-        usage, seconds = _ttft(engine, [*history, question], ahead=True)
-        warm.append(seconds)
-        ids = engine.render(Conversation([*history, question]), options=OPTIONS).ids
-        floor.append(bare.ttft(ids, usage.cached_tokens))
-        cold.append(_ttft(engine, [other, *history, question])[1])
-        alone.append(_ttft(engine, [other, question])[1])
-        second.append(_ttft(engine, [*longer[:2], question], ahead=True)[1])
-        last.append(_ttft(engine, [*longer, question], ahead=True)[1])
-    new = f"{len(ids) - usage.cached_tokens} new"
-    name = f"turn {args.turns}, {usage.prompt_tokens:,} tokens, {new}"
-    return [
-        Comparison(f"{name} ÷ no reuse", warm, cold, 0.05, more_is_better=False),
-        Comparison("  ÷ a bare forward of them", warm, floor, 1.3, more_is_better=False),
-        Comparison("  ÷ the message alone", warm, alone, 1.3, more_is_better=False),
-        Comparison(f"  turn {args.last} ÷ turn 2", last, second, 1.3, more_is_better=False),
+        done = _ask(engine, [*history, question], read=True, typed=typed)
+        usage = done.usage
+        warm.append(_ttft(done))
+        step.append(1 / (done.timing.decode_tokens_per_s or 0))
+        if bare is not None:
+            ids = engine.render(Conversation([*history, question]), options=OPTIONS).ids
+            floor.append(bare.ttft(ids, usage.cached_tokens))
+            cold.append(_ttft(_ask(engine, [other, *history, question])))
+        alone.append(_ttft(_ask(engine, [other, question])))
+        second.append(_ttft(_ask(engine, [*longer[:2], question], read=True, typed=typed)))
+        last.append(_ttft(_ask(engine, [*longer, question], read=True, typed=typed)))
+    how = f"{'typed' if typed else 'sent at once'}, {usage.prompt_tokens - usage.cached_tokens} new"
+    rows = [
+        ("  ÷ the message alone", warm, alone, 1.3),
+        ("  ÷ a step of decoding", warm, step, 1.3 if typed else None),
+        (f"  turn {args.last} ÷ turn 2", last, second, 1.3),
     ]
+    if bare is not None:
+        rows = [("  ÷ no reuse", warm, cold, 0.05), ("  ÷ a bare forward", warm, floor, 1.3), *rows]
+    name = f"{Path(engine.info.name).name}, turn {args.turns}, {usage.prompt_tokens:,} tokens; {how}"
+    rows[0] = (f"{name} {rows[0][0].strip()}", *rows[0][1:])
+    return [Comparison(*row, more_is_better=False) for row in rows]
 
 
 def _history(engine: LocalEngine, turns: int, tokens: int) -> list[Message]:
@@ -87,13 +120,21 @@ def _history(engine: LocalEngine, turns: int, tokens: int) -> list[Message]:
     return [message for pair in pairs for message in pair]
 
 
-def _ttft(engine: LocalEngine, messages: list[Message], *, ahead: bool = False) -> tuple[Usage, float]:
+def _ask(
+    engine: LocalEngine, messages: list[Message], *, read: bool = False, typed: bool = False
+) -> TurnDone:
+    """Answer the last message; those before it were `read` before, and it was read while it was `typed`."""
     conversation = Conversation(messages)
-    if ahead:
-        list(engine.generate(Conversation(messages[:-1]), options=OPTIONS))  # the history is read
-        engine.prepare(conversation, options=OPTIONS)
-        time.sleep(1)
+    if read:
+        list(engine.generate(Conversation(messages[:-1]), options=OPTIONS))
+        known = conversation if typed else Conversation([*messages[:-1], Message("user", "…")])
+        engine.prepare(known, options=OPTIONS)
+    time.sleep(PAUSE_S)
     *_, done = engine.generate(conversation, options=OPTIONS)
     assert isinstance(done, TurnDone)
+    return done
+
+
+def _ttft(done: TurnDone) -> float:
     assert done.timing.ttft_s is not None
-    return done.usage, done.timing.ttft_s
+    return done.timing.ttft_s

@@ -200,7 +200,7 @@ class Chat:
         Returns at once.
         """
         conversation = self.visible.copy()
-        _append_question(conversation, begun)
+        _append_question(conversation, begun or "…")
         self.engine.prepare(conversation, tools=self._declarations, options=self.options)
 
     @property

@@ -79,7 +79,7 @@ class Engine(Protocol):
         tools: Sequence[dict[str, Any]] = (),
         options: GenerationOptions | None = None,
     ) -> None:
-        """A hint: the next turn will be this one, with more text in its last message. Returns at once.
+        """A hint: the next turn will be this one, maybe with more text in its last message. Returns at once.
 
         The engine may prefill it until it gets another hint or `generate` is called. A server is not told
         what was not sent.

@@ -118,8 +118,10 @@ class Decoding:
                 self.branch.rewind(len(guesses) - right)
             drafter.read(fed[: right + 1], states if states is None else states[:, : right + 1])
 
-    def keep(self) -> None:
-        """The sequence is over; what was computed may serve the next."""
+    def keep(self, *, settled: bool = False) -> None:
+        """The sequence is over; what was computed may serve the next. `settled`: as much of it as can be."""
+        if settled and self._drafter is not None:
+            self._drafter.settle()
         self._prefixes.keep(self.branch)
 
     def _forward(self, ids: Any, fed: list[int], rows: int = 1) -> tuple[Any, Any]:

@@ -86,30 +86,41 @@ class Drafter(Protocol):
         """At most so many tokens that may follow `token_id`, which follows what was read."""
         ...
 
+    def settle(self) -> None:
+        """Compute what can be, for another turn that begins like this one."""
+        ...
+
 
 class Lookup:
     """What followed the newest tokens where they stood before, in the prompt or the answer."""
 
     def __init__(self, ids: list[int]) -> None:
         """With what the model has read before."""
-        self._ids: list[int] = []
+        self._ids = list(ids)
         self._places: dict[tuple[int, ...], int] = {}  # of the token behind these
-        self.read(ids, None)
+        self._placed = 0
 
     def read(self, ids: list[int], states: Any) -> None:
-        for token_id in ids:
-            at = len(self._ids)
-            for length in _MATCHED:
-                if at >= length:
-                    self._places[tuple(self._ids[at - length :])] = at
-            self._ids.append(token_id)
+        self._ids += ids
 
     def draft(self, token_id: int, most: int) -> list[int]:
+        self._place()
         for length in _MATCHED:
             at = self._places.get((*self._ids[len(self._ids) - length + 1 :], token_id))
             if at is not None:
                 return self._ids[at : at + most]
         return []
+
+    def settle(self) -> None:
+        """Nothing of it outlasts the turn."""
+
+    def _place(self) -> None:
+        """Note the places of what is new; not before it is asked for, when the first token is out."""
+        for at in range(self._placed, len(self._ids)):
+            for length in _MATCHED:
+                if at >= length:
+                    self._places[tuple(self._ids[at - length : at])] = at
+        self._placed = len(self._ids)
 
 
 class Mtp:
@@ -131,6 +142,10 @@ class Mtp:
             self._states = self._loaded.join(self._states, states)
             self._ids += ids
         if len(self._ids) >= 64:  # a prompt, or an answer in which little is guessed
+            self._follow(len(self._ids))
+
+    def settle(self) -> None:
+        if self._ids:
             self._follow(len(self._ids))
 
     def _follow(self, count: int) -> Any:

@@ -28,7 +28,6 @@ from ..glm.encode import Prompt, PromptEncoder
 from ..glm.parser import OutputParser
 from ..messages import Message
 from .base import GenerationOptions
-from .cache import common_prefix
 from .decode import CHUNK_AHEAD, Decoder, Decoding
 from .detokenize import Detokenizer
 from .loading import LoadedModel
@@ -55,7 +54,7 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Ahead:
-    """What the next turn will be, but that the text of its last message goes on."""
+    """What the next turn will be, but that the text of its last message may go on."""
 
     messages: tuple[Message, ...]
     tools: tuple[dict[str, Any], ...]
@@ -93,26 +92,21 @@ class TurnRunner:
         answer.finish(reason, prompt_tokens=len(prompt.ids), decoding=decoding)
 
     def read_ahead(self, ahead: Ahead, cancelled: Callable[[], bool], old: Callable[[], bool]) -> None:
-        """Prefill what the next turn begins with; most of it is in the cache already.
+        """Prefill a turn before it is asked for; most of it is in the cache already, and what then turns out
+        otherwise is cut off again.
 
         The template drops the reasoning of the turn before once another question follows, so all that comes
-        after it has to be computed again. Once `cancelled` it stops at once; once it is `old` and there is
-        more to read than that, it has come forward nevertheless.
+        after it has to be computed again. Once `cancelled` it stops at once, once it is `old` only after it
+        has come forward: there may be another hint before each chunk.
         """
-        *before, last = ahead.messages
-        first, second = (
-            self.render([*before, replace(last, content=last.content + more)], ahead.tools, ahead.options).ids
-            for more in ("a", "b")
-        )
-        prompt = first[: common_prefix(first, second)]
-        if not prompt or len(prompt) >= (self._checkpoint.context_length or len(prompt) + 1):
-            return
+        prompt = self.render(ahead.messages, ahead.tools, ahead.options).ids
+        self._room(len(prompt))  # raises where there is none
         with self._loaded.inference():
             decoding = self._decoder.begin(prompt)
             for _ in decoding.prefill(cancelled, chunk=CHUNK_AHEAD):
                 if old():
                     break
-            decoding.keep()
+            decoding.keep(settled=True)
 
     def render(
         self, messages: Sequence[Message], tools: Sequence[dict[str, Any]], options: GenerationOptions

@@ -19,6 +19,8 @@ from ..pty import ROOT, Terminal, at_prompt, terminal
 SUM = "What is 987 + 658?"  # a thought of some length
 LIST = "What commands are there?"  # an answer of some length
 
+LATE = "Ctrl-C again leaves"  # the turn was over when the key came
+
 Start = Callable[..., Terminal]
 
 
@@ -169,10 +171,17 @@ def test_ctrl_c_while_the_model_loads(start: Start) -> None:
 )
 def test_ctrl_c(start: Start, options: tuple[str, ...], question: str, moment: str, left: str) -> None:
     chat = start(*options, columns=200, lines=60)
-    before = ask_and_catch(chat, question, moment)
-    chat.send("\x03")
-    took = chat.wait_for(lambda text: at_prompt(text) and text.count(left) > before)
-    assert took < 10, "a step or a chunk of this model takes far less, but a busy machine may not"
+    for _ in range(8):
+        before = chat.text.count(left)
+        ask_and_catch(chat, question, moment)
+        chat.send("\x03")
+        took = chat.wait_for(
+            lambda text, b=before: at_prompt(text) and (text.count(left) > b or LATE in text)
+        )
+        assert took < 10, "a step or a chunk of this model takes far less, but a busy machine may not"
+        if chat.text.count(left) > before:
+            break
+    assert chat.text.count(left) > before
     assert "Reading" not in chat.text
     assert "Thinking" not in chat.text
     chat.send("x\x03")  # clears what was given back to the line, if anything

@@ -60,8 +60,8 @@ def plain() -> Iterator[LocalEngine]:
 
 
 def forget(engine: LocalEngine) -> None:
-    assert engine._runner is not None
-    engine._runner._decoder.prefixes.drop()
+    """Empty its KV cache, once what is read ahead there is over."""
+    engine.lend(lambda decoder, *_: decoder.prefixes.drop())
 
 
 class AnyPace(Pace):
@@ -219,7 +219,7 @@ class TestReadingAhead:
         )
         assert begun.message == other.message
         assert begun.usage.cached_tokens > other.usage.cached_tokens
-        assert begun.usage.cached_tokens + len("<|assistant|>\n") >= begun.usage.prompt_tokens
+        assert begun.usage.prompt_tokens - begun.usage.cached_tokens <= (1 if name == "plain" else 2)
 
     def test_one_hint_after_the_other_comes_forward(self, plain: LocalEngine) -> None:
         """What is read takes longer than it lasts until more is typed."""
