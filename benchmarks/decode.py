@@ -102,7 +102,7 @@ def _usual(model: str, args: argparse.Namespace) -> Measure:
     return partial(_engine_speed, open_local(model, LoadOptions(device_map=args.device_map)), args)
 
 
-def _bare_loop(model: str, args: argparse.Namespace) -> Measure:
+def bare_loop(model: str, args: argparse.Namespace) -> Measure:
     bare = BareLoop(model, args.device_map)
     return partial(bare.speed, bare.encode(args.prompt), args.tokens)
 
@@ -112,7 +112,7 @@ def _generate(model: str, args: argparse.Namespace) -> Measure:
     return partial(bare.speed_of_generate, bare.encode(args.prompt), args.tokens)
 
 
-SIDES = {"plain": _plain, "usual": _usual, "bare loop": _bare_loop, "generate": _generate}
+SIDES = {"plain": _plain, "usual": _usual, "bare loop": bare_loop, "generate": _generate}
 
 
 def _engine_speed(engine: LocalEngine, args: argparse.Namespace) -> tuple[int, float]:

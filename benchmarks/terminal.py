@@ -1,7 +1,9 @@
-"""What the conversation in a terminal costs: decode speed against `--json`, and how soon it takes keys.
+"""What the conversation in a terminal costs: decode speed against `--json` and a bare loop of
+forwards, and how soon it takes keys.
 
-The pseudo-terminal is read as fast as it is written to. Both front ends answer in turn in one program; the
-waiting times for keys are those of a whole one, the echoes those of keys typed while it loads the model.
+The pseudo-terminal is read as fast as it is written to. Both front ends answer in turn in one program, the
+bare loop in another. The waiting times for keys are those of a whole program, the echoes those of keys typed
+while it loads the model.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from pathlib import Path
 import pexpect
 
 from .checkpoint import add_model_argument, chosen_models
+from .decode import bare_loop, side
 from .report import Comparison, show
 from .startup import ENVIRONMENT, GLMCHAT
 
@@ -37,29 +40,37 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Measure and print the table."""
     with chosen_models(args) as models:
-        comparisons = [_compare(model, args) for model in models]
+        comparisons = [row for model in models for row in _compare(model, args)]
     waits, echoes = zip(*(_keys() for _ in range(args.repeats)), strict=True)
     for name, measured, bearable in (
         ("start to first key, s", waits, BEARABLE_S),
         ("echo of keys while it loads, 99th percentile, s", echoes, BEARABLE_ECHO_S),
     ):
         comparisons.append(Comparison(name, measured, [bearable] * args.repeats, 1.0, False))
-    show("The terminal, against --json and what a person does not notice", comparisons)
+    show("The terminal", comparisons)
 
 
-def _compare(model: str, args: argparse.Namespace) -> Comparison:
-    with tempfile.TemporaryDirectory() as folder:
+def _compare(model: str, args: argparse.Namespace) -> list[Comparison]:
+    loop = argparse.Namespace(**vars(args), device_map="cpu")
+    bare = []
+    with tempfile.TemporaryDirectory() as folder, side(bare_loop, model, loop) as measure:
+        measure()  # it is loaded
         file = Path(folder) / "speeds.json"
         words = [model, args.prompt, str(args.tokens), str(args.repeats), str(file)]
         both = spawn([sys.executable, "-m", "benchmarks.both", *words])
         for _ in range(args.repeats):
             both.expect("/help lists")
+            bare.append(measure()[1])  # while the other waits for the prompt
             both.send(f"{args.prompt}\r")
             both.expect(STATS)
             both.send("\x04")
         both.expect(pexpect.EOF)
         speeds = json.loads(file.read_text(encoding="utf-8"))
-    return Comparison(f"{Path(model).name}: decode, tokens/s", *speeds, 0.97, more_is_better=True)
+    terminal, in_json = speeds
+    return [
+        Comparison(f"{Path(model).name}: decode, tokens/s ÷ --json", terminal, in_json, 0.97, True),
+        Comparison("  ÷ bare loop", terminal, bare, 0.97, True),
+    ]
 
 
 def _keys() -> tuple[float, float]:
