@@ -32,11 +32,15 @@ def copy_start(source: Any, target: Any, length: int) -> None:
 
 
 def whole(cache: Any, length: int) -> list[tuple[Any, Any]]:
-    """The keys and values of all layers with their room, made at least `length` tokens large.
+    """The keys and values of all layers with their room: the same in all, and at least `length` tokens.
 
-    What is written behind the used part counts once `use` says so.
+    What is written behind the used part counts once `use` says so. A forward that ended between two layers
+    may have given room to some of them.
     """
-    return [layer.whole(length) for layer in cache.layers]
+    room = max(layer.room for layer in cache.layers)
+    if room < length:
+        room = _grown(length)
+    return [layer.whole(room) for layer in cache.layers]
 
 
 def use(cache: Any, length: int) -> None:
@@ -70,25 +74,27 @@ def _layer_class() -> Any:
                 self.lazy_initialization(keys, values)
             begin = self.get_seq_length()
             end = begin + keys.shape[-2]
-            self._reserve(end, keys, values)
+            if self.room < end:
+                self._move(_grown(end) if self.room else _rounded(max(end, FIRST_ROOM)), keys, values)
             self._keys[..., begin:end, :] = keys
             self._values[..., begin:end, :] = values
             self.use(end)
             return self.keys, self.values
 
-        def whole(self, length: int) -> tuple[Any, Any]:
-            self._reserve(length, self._keys, self._values)
+        @property
+        def room(self) -> int:
+            return 0 if self._keys is None else int(self._keys.shape[-2])
+
+        def whole(self, room: int) -> tuple[Any, Any]:
+            if self.room != room:
+                self._move(room, self._keys, self._values)
             return self._keys, self._values
 
         def use(self, length: int) -> None:
             self.keys, self.values = self._keys[..., :length, :], self._values[..., :length, :]
 
-        def _reserve(self, length: int, keys: Any, values: Any) -> None:
-            """Have room for `length` tokens like those in `keys` and `values`."""
-            if self._keys is not None and length <= self._keys.shape[-2]:
-                return
-            room = max(length, FIRST_ROOM if self._keys is None else int(length * GROWTH))
-            room += -room % _MULTIPLE
+        def _move(self, room: int, keys: Any, values: Any) -> None:
+            """To where there is room for so many tokens like those in `keys` and `values`."""
             used = self.get_seq_length()
             self._keys = _with_room(keys, self.keys, used, room)
             self._values = _with_room(values, self.values, used, room)
@@ -101,13 +107,20 @@ def _layer_class() -> Any:
     return GrowingLayer
 
 
+def _grown(length: int) -> int:
+    return _rounded(int(length * GROWTH))
+
+
+def _rounded(room: int) -> int:
+    return room + -room % _MULTIPLE
+
+
 def _with_room(like: Any, held: Any, used: int, room: int) -> Any:
     """A tensor for `room` tokens, otherwise `like` in shape, that begins with the `used` ones in `held`."""
     shape = list(like.shape)
     shape[-2] = room
-    out = like.new_zeros(
-        shape
-    )  # never NaN: who attends to all of it with weights of 0 multiplies by what is there
+    # Never NaN: who attends to all of it with weights of 0 multiplies by what is there.
+    out = like.new_zeros(shape)
     if used:
         out[..., :used, :] = held
     return out

@@ -217,6 +217,21 @@ class TestPrefixCache:
         assert cache.layers[1].values.data_ptr() == whole(cache, 72)[1][1].data_ptr()
         assert cache.get_seq_length() == 72
 
+    def test_all_layers_have_the_same_room_after_a_stopped_forward(self) -> None:
+        """A compiled step has one mask for all of them."""
+        branch = Branch(self.new_cache(), [1] * 250)
+        for layer in (0, 1):
+            held = torch.rand(1, 2, 250, 4)
+            branch.cache.update(held, held, layer)
+        branch.cache.update(torch.rand(1, 2, 20, 4), torch.rand(1, 2, 20, 4), 0)
+        branch.mend()
+        for length in (250, 260, 2000):
+            rooms = {tensor.shape[2] for buffers in whole(branch.cache, length) for tensor in buffers}
+            assert len(rooms) == 1
+            assert rooms.pop() >= length
+            assert all(torch.equal(layer.keys, layer.values) for layer in branch.cache.layers)
+            assert [layer.get_seq_length() for layer in branch.cache.layers] == [250, 250]
+
     def test_sliding_windows_are_not_reused(self) -> None:
         from transformers import MistralConfig
 
