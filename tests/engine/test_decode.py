@@ -292,7 +292,7 @@ def test_guessing_leaves_the_distribution_as_it_is(guessing: LocalEngine, guesse
         generator = torch.Generator().manual_seed(1)
         sample = Sampler(SamplingDefaults(), options, lambda _: generator)
         seen: Counter[tuple[int, ...]] = Counter()
-        accepted, draws = 0, 800
+        accepted, draws = 0, 500
         for _ in range(draws):
             decoding = decoder.begin(prompt)
             list(decoding.prefill(lambda: False))

@@ -126,14 +126,14 @@ def test_the_load_of_another_process_can_be_left(engine: WorkerEngine) -> None:
     assert text(ask(engine, tiny.HELLO.question), AnswerDelta) == "Hello! How can I help you?"
 
 
-def test_a_turn_that_is_left_stops_soon_and_the_next_is_not_disturbed(engine: WorkerEngine) -> None:
+def test_a_turn_that_is_left_stops_soon_and_the_next_is_not_disturbed(shared: WorkerEngine) -> None:
     conversation = Conversation([{"role": "user", "content": tiny.COUNT.question}])
     for _ in range(3):
-        events = engine.generate(conversation, options=GREEDY)
+        events = shared.generate(conversation, options=GREEDY)
         while not isinstance(next(events), AnswerDelta):
             pass
         events.close()
-        answered = ask(engine, tiny.HELLO.question)
+        answered = ask(shared, tiny.HELLO.question)
         assert isinstance(answered[0], PromptReady)
         assert text(answered, AnswerDelta) == "Hello! How can I help you?"
 
@@ -154,13 +154,7 @@ def test_an_option_that_cannot_be_read_is_told_at_once() -> None:
         WorkerEngine("demo", LoadOptions(max_memory="much"))
 
 
-def test_closed_engine_refuses(engine: WorkerEngine) -> None:
-    engine.close()
-    with pytest.raises(ModelError, match="closed"):
-        ask(engine, "hello")
-
-
-def test_closing_ends_a_running_turn(engine: WorkerEngine) -> None:
+def test_closing_ends_a_running_turn_and_there_is_no_other(engine: WorkerEngine) -> None:
     events = engine.generate(Conversation([{"role": "user", "content": tiny.COUNT.question}]), options=GREEDY)
     next(events)
     engine.close()
@@ -170,6 +164,8 @@ def test_closing_ends_a_running_turn(engine: WorkerEngine) -> None:
     except ModelError as e:  # it was gone before it could say so
         end = str(e)
     assert end in ("interrupted", "stop", CLOSED)
+    with pytest.raises(ModelError, match="closed"):
+        ask(engine, "hello")
 
 
 def test_a_load_that_is_closed_is_not_waited_for(tiny_glm: Path) -> None:
@@ -202,9 +198,9 @@ def test_the_process_ends_with_its_parent(tiny_glm: Path, sign: int) -> None:
     assert gone(pid)
 
 
-def test_ctrl_c_of_the_whole_group_does_not_reach_it(engine: WorkerEngine) -> None:
-    os.kill(engine.pid, signal.SIGINT)
-    assert text(ask(engine, tiny.HELLO.question), AnswerDelta) == "Hello! How can I help you?"
+def test_ctrl_c_of_the_whole_group_does_not_reach_it(shared: WorkerEngine) -> None:
+    os.kill(shared.pid, signal.SIGINT)
+    assert text(ask(shared, tiny.HELLO.question), AnswerDelta) == "Hello! How can I help you?"
 
 
 def test_files_of_the_current_folder_are_not_taken_for_modules(
