@@ -98,7 +98,11 @@ class TurnRunner:
         The template drops the reasoning of the turn before once another question follows, so all that comes
         after it has to be computed again. Once `cancelled` it stops at once, once it is `old` only after it
         has come forward: there may be another hint before each chunk.
+
+        Not where weights are offloaded: a forward there takes as long for one token as for thousands.
         """
+        if self._loaded.offloaded:
+            return
         prompt = self.render(ahead.messages, ahead.tools, ahead.options).ids
         self._room(len(prompt))  # raises where there is none
         with self._loaded.inference():
@@ -106,7 +110,7 @@ class TurnRunner:
             for _ in decoding.prefill(cancelled, chunk=CHUNK_AHEAD):
                 if old():
                     break
-            decoding.keep(settled=True)
+            decoding.keep(settled=not cancelled())
 
     def render(
         self, messages: Sequence[Message], tools: Sequence[dict[str, Any]], options: GenerationOptions

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from glmchat.engine.local import open_local
 from glmchat.engine.memory import LoadOptions, parse_device_map, parse_max_memory
 from glmchat.errors import GlmChatError, ModelError, UsageError
 from glmchat.events import LoadProgress
+from glmchat.messages import Conversation
 from tests import tiny
 
 from .conformance import ask, done
@@ -54,6 +56,19 @@ def test_memory_limit_sends_weights_to_disk(tiny_glm: Path, tmp_path: Path) -> N
     device, text = answer(tiny_glm, max_memory="cpu=400KB", offload_dir=str(tmp_path))
     assert "disk" in device
     assert text == EXPECTED
+
+
+@pytest.mark.parametrize("limit", [None, "cpu=400KB"])
+def test_nothing_is_read_ahead_with_weights_from_disk(
+    tiny_glm: Path, tmp_path: Path, limit: str | None
+) -> None:
+    """Each forward reads them all, for one token as for thousands."""
+    options = LoadOptions(device_map="auto", max_memory=limit, offload_dir=limit and str(tmp_path))
+    with open_local(str(tiny_glm), options) as engine:
+        engine.prepare(Conversation([{"role": "user", "content": tiny.COUNT.question}]))
+        time.sleep(1)  # a job that comes at once would make it old
+        branches = engine.lend(lambda decoder, *_: len(decoder.prefixes._branches))
+    assert branches == (limit is None)
 
 
 def test_explicit_map(tiny_glm: Path, tmp_path: Path) -> None:
