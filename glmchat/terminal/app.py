@@ -36,6 +36,7 @@ from .completion import Commands
 from .history import open_history
 from .inline import Inline
 from .keys import bindings
+from .pastes import Pastes
 from .progress import LoadState
 from .sanitize import sanitize
 from .screen import PROMPT, PROMPT_AT_ONCE, SPIN_S, Looks, Screen, make_console
@@ -44,7 +45,6 @@ from .transcript import Note, Said
 from .wording import count, first_line, request_text
 
 OpenEngine = Callable[[str], Engine]
-_LONG_PASTE = 10  # lines
 _QUEUED_CELLS = 60  # of a queued message that are shown
 _LEAVING_S = 3.0  # is what the last turn may take to end; one step of a large model is not waited for
 _READ_AHEAD_S = 0.25  # between two looks at what is typed, for the model to read it ahead
@@ -97,7 +97,7 @@ class App:
         self._open_engine = open_engine
         self._model_before: str | None = None  # what to go back to when a model fails to load
         self._typed: dict[str, str] = {}  # a message as it was sent, with its files → as it was typed
-        self._pastes: dict[str, str] = {}  # the word that stands for a paste → the paste
+        self._pastes = Pastes()
         self._loaded = False
         self._fault: Exception | None = None
         self._warned = False
@@ -225,17 +225,7 @@ class App:
             self.draft(self.queued.pop())
 
     def paste(self, text: str) -> None:
-        """A long paste stands in the line as a word, and is sent whole."""
-        lines = text.count("\n") + 1
-        if lines > _LONG_PASTE:
-            word = f"[pasted {lines} lines]"
-            number = 1
-            while self._pastes.get(word, text) != text:
-                number += 1
-                word = f"[pasted {lines} lines, {number}]"
-            self._pastes[word] = text
-            text = word
-        self.buffer.insert_text(text)
+        self.buffer.insert_text(self._pastes.fold(text))
 
     def fold(self) -> None:
         """Open or fold all thoughts and calls."""
@@ -288,7 +278,7 @@ class App:
             self._read_ahead()
             return
         try:
-            message = attach(self._whole(text))
+            message = attach(self._pastes.unfold(text))
         except GlmChatError as e:
             self._screen.add(Note(sanitize(str(e)), "fault"))
             self.draft(text)
@@ -297,12 +287,6 @@ class App:
             self._screen.add(Note(sanitize(note)))
         self._typed[message] = text
         self.ask(message)
-
-    def _whole(self, text: str) -> str:
-        """With the pastes that words stand for."""
-        for word, paste in self._pastes.items():
-            text = text.replace(word, paste)
-        return text
 
     def _next(self) -> None:
         while self.queued and self._loaded and self._fault is None and self.running is None:
@@ -314,7 +298,7 @@ class App:
         self._reading = None
         if self.running is None and self.info is not None:
             text = self.buffer.text
-            begun = "" if is_command(text) else self._whole(text)
+            begun = "" if is_command(text) else self._pastes.unfold(text)
             self.chat.prepare(begun[:_LONGEST_AHEAD])
 
     def _turn_ended(self, ended: _TurnEnded) -> None:
