@@ -3,16 +3,22 @@
 torch hands oneDNN its weights row by row, to be sorted anew for each matrix product, and transformers goes
 through all experts of a layer where a token needs a few. Sorted once, and with its own experts only, a token
 takes a fifth to a third less time, and the numbers are the same to the last bit.
+
+oneDNN makes a kernel for each number of rows, which takes half a millisecond, and has a slow one for a single
+row. So products have a few numbers of rows only: some rows are computed in vain.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
 _EXPERTS, _USUAL_EXPERTS = "glmchat_packed", "grouped_mm"
 _PARTS = ("gate_up_proj", "down_proj")
+_LARGE, _FEW = 1 << 22, 4
+"""A matrix of so many elements is read faster for four rows than for one, by up to a fifth."""
 _UNUSUAL = ("has_bias", "is_transposed", "has_post_expert_norm", "_is_expert_parallel")
 
 
@@ -99,9 +105,36 @@ def _product(x: Any, weight: Any, bias: Any = None) -> Any:
     """x [..., in] by weight [out, in], packed or not: [..., out]."""
     import torch
 
-    if weight.is_mkldnn:
+    if not weight.is_mkldnn:
+        return torch.nn.functional.linear(x, weight, bias)
+    rows = x.numel() // x.shape[-1]
+    more = _room(rows, weight) - rows
+    if more == 0:
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
-    return torch.nn.functional.linear(x, weight, bias)
+    padded = torch.nn.functional.pad(x.reshape(rows, -1), (0, 0, 0, more))
+    out = torch.ops.mkldnn._linear_pointwise(padded, weight, bias, "none", [], "")
+    return out[:rows].view(*x.shape[:-1], -1)
+
+
+def _room(rows: int, weight: Any) -> int:
+    """With how many rows so many are multiplied by `weight`."""
+    if rows < _FEW:
+        return _FEW if weight.numel() >= _LARGE and _has_bf16_products() else rows
+    return _rounded(rows)
+
+
+def _rounded(rows: int) -> int:
+    """The same up to 16; from there on in steps of an eighth or less."""
+    step = max(4, 1 << (rows - 1).bit_length() - 4) if rows > 16 else 1
+    return rows + -rows % step
+
+
+@functools.cache
+def _has_bf16_products() -> bool:
+    """Whether this CPU multiplies BF16 itself. Where oneDNN turns them into FP32 each row takes its time."""
+    import torch
+
+    return bool(getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)())
 
 
 @functools.cache
@@ -117,19 +150,30 @@ def _run_experts(module: Any, x: Any, index: Any, weights: Any) -> Any:
 
     rows, each = index.shape
     chosen = index.reshape(-1)
+    places: Any = None
     if rows == 1:  # every expert has the one row
         hit, sizes, sorted_x = chosen.tolist(), [1] * each, x.expand(each, -1)
     else:
-        order = chosen.argsort()
         counts = torch.bincount(chosen).tolist()
         hit = [number for number, count in enumerate(counts) if count]
-        sizes, sorted_x = [counts[number] for number in hit], x[order // each]
+        sizes = [_rounded(counts[number]) for number in hit]
+        ends = list(itertools.accumulate(sizes))
+        places = torch.empty_like(chosen)  # where each row stands for each of its experts
+        places[chosen.argsort()] = torch.tensor(
+            [
+                place
+                for number, size, end in zip(hit, sizes, ends, strict=True)
+                for place in range(end - size, end - size + counts[number])
+            ]
+        )
+        sorted_x = x.new_zeros(ends[-1], x.shape[1])
+        sorted_x[places] = x.repeat_interleave(each, dim=0)
 
     def run(parts: Any, x: Any) -> Any:
         pieces = x.split(sizes)
         return torch.cat([_product(piece, parts[n]) for n, piece in zip(hit, pieces, strict=True)])
 
     out = run(module.down_proj, module._apply_gate(run(module.gate_up_proj, sorted_x)))
-    if rows > 1:
-        out = torch.empty_like(out).index_copy_(0, order, out)
+    if places is not None:
+        out = out[places]
     return (out * weights.reshape(-1, 1)).view(rows, each, -1).sum(1).to(x.dtype)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, DynamicCache
 
+from glmchat.engine import packing
 from glmchat.engine.local import open_local
 from glmchat.engine.memory import LoadOptions
 from glmchat.engine.packing import can_pack, pack, use_packed_experts
@@ -46,6 +47,30 @@ def test_the_same_logits(packed: Any) -> None:
             m(input_ids=ids, past_key_values=c).logits for m, c in zip((usual, packed), caches, strict=True)
         )
         assert float((a - b).float().norm() / a.float().norm()) < 1e-3  # 0 on the CPUs that were tried
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("shape", [(64, 96), (2048, 2176)])
+@pytest.mark.parametrize("biased", [False, True])
+def test_rows_computed_in_vain_change_nothing(shape: tuple[int, int], biased: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    layer = torch.nn.Linear(*reversed(shape), bias=biased, dtype=torch.bfloat16)
+    usual = layer.weight.detach().clone()
+    list(pack(torch.nn.Sequential(layer)))
+    assert layer.weight.is_mkldnn
+    for rows in (1, 2, 3, 4, 15, 17, 20, 33, 70, 200):
+        x = torch.randn(1, rows, shape[1], generator=generator).bfloat16()
+        out = layer(x)
+        assert out.shape == (1, rows, shape[0])
+        assert out.is_contiguous()
+        torch.testing.assert_close(out, torch.nn.functional.linear(x, usual, layer.bias))
+
+
+def test_products_have_few_numbers_of_rows() -> None:
+    rooms = [packing._rounded(rows) for rows in range(1, 513)]
+    assert len(set(rooms)) < 60
+    for rows, room in enumerate(rooms, 1):
+        assert rows <= room < rows + max(4, rows / 8)
 
 
 def test_parameters_keep_their_sizes(packed: Any) -> None:
