@@ -47,7 +47,7 @@ from .wording import count, first_line, request_text
 OpenEngine = Callable[[str], Engine]
 _QUEUED_CELLS = 60  # of a queued message that are shown
 _LEAVING_S = 3.0  # is what the last turn may take to end; one step of a large model is not waited for
-_READ_AHEAD_S = 0.25  # between two looks at what is typed, for the model to read it ahead
+_READ_AHEAD_S = 0.05  # at least, between two looks at what is typed, for the model to read it ahead
 _LONGEST_AHEAD = 100_000  # characters read ahead of a message: some 0.1 s to make tokens of
 _SETTLED_S = 0.1  # a size that has stood this long is not one of a window being dragged
 
@@ -107,6 +107,7 @@ class App:
         self._resizing: asyncio.TimerHandle | None = None
         self._spinning: asyncio.TimerHandle | None = None
         self._reading: asyncio.TimerHandle | None = None
+        self._read_at = 0.0
         self._inline = Inline(
             keys=bindings(self),
             prompt=lambda: PROMPT if self.chat.options.enable_thinking else PROMPT_AT_ONCE,
@@ -188,7 +189,7 @@ class App:
     def _on_typed(self, _: object) -> None:
         self.armed = False
         if self._reading is None:
-            self._reading = self._loop.call_later(_READ_AHEAD_S, self._read_ahead)
+            self._reading = self._loop.call_at(self._read_at + _READ_AHEAD_S, self._read_ahead)
 
     def stop(self) -> None:
         """End the running turn soon; what came is kept."""
@@ -295,7 +296,7 @@ class App:
 
     def _read_ahead(self) -> None:
         """While the person types, the model reads: what the message follows, and what there is of it."""
-        self._reading = None
+        self._reading, self._read_at = None, self._loop.time()
         if self.running is None and self.info is not None:
             text = self.buffer.text
             begun = "" if is_command(text) else self._pastes.unfold(text)
