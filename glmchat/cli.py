@@ -15,10 +15,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from . import settings as st
-from .errors import EXIT_ERROR, EXIT_INTERRUPTED, GlmChatError, UsageError
+from .errors import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_TERMINATED, GlmChatError, UsageError
 
 EXIT_PIPE = 141  # 128 + SIGPIPE, what a shell reports of any program whose reader went away
-EXIT_TERMINATED = 143
 
 _USAGE = "glmchat [options] [--] [prompt]"
 _ABOUT = "Chat with GLM-4.5 and its kin: a conversation in the terminal, or one answer to a prompt or a pipe."

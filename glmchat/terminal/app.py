@@ -24,7 +24,7 @@ from prompt_toolkit.formatted_text import StyleAndTextTuples
 
 from ..chat import Chat
 from ..engine.base import Engine, ModelInfo
-from ..errors import EXIT_OK, GlmChatError
+from ..errors import EXIT_OK, EXIT_TERMINATED, GlmChatError
 from ..events import Event, LoadProgress, ToolDone, TurnDone
 from ..tools.approve import Answer as ApprovalAnswer
 from ..tools.approve import No, Request, Yes
@@ -99,6 +99,7 @@ class App:
         self._typed: dict[str, str] = {}  # a message as it was sent, with its files → as it was typed
         self._pastes = Pastes()
         self._loaded = False
+        self._code = EXIT_OK
         self._fault: Exception | None = None
         self._warned = False
         self._inbox: deque[Event | _Asked | _TurnEnded | _Loaded] = deque()
@@ -127,11 +128,12 @@ class App:
         asyncio.run(self._run())
         if self._fault is not None:
             raise self._fault
-        return EXIT_OK
+        return self._code
 
     async def _run(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._loop.add_signal_handler(signal.SIGINT, self.ctrl_c)
+        self._loop.add_signal_handler(signal.SIGTERM, self._terminate)
         self._screen.add(Note("glmchat · /help lists commands and keys"))
         self._load.changed = self._inline.app.invalidate
         turns = threading.Thread(target=self._work, name="glmchat-turns", daemon=True)
@@ -269,6 +271,10 @@ class App:
     def quit(self) -> None:
         if not self._inline.app.is_done:
             self._inline.app.exit()
+
+    def _terminate(self) -> None:
+        self._code = EXIT_TERMINATED
+        self.quit()
 
     # One line after the other.
 
