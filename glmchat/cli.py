@@ -39,7 +39,8 @@ examples:
 
 Any option may stand in config.toml (max_tokens = 500) or the environment (GLMCHAT_MAX_TOKENS).
 exit codes: 0 answer, 1 error, 2 usage, 3 model cannot be loaded, 4 server,
-  5 stopped by the token limit or a full context, 130 interrupted, 141 reader of the pipe went away
+  5 stopped by the token limit or a full context, 130 interrupted, 141 reader of the pipe went away,
+  143 ended by SIGTERM
 """
 
 

@@ -79,6 +79,9 @@ class Terminal:
         self._child.send(f"\x1b[200~{text}\x1b[201~")
 
     def resize(self, columns: int, lines: int) -> None:
+        """As a terminal does that has drawn what was written so far, for the size that it had."""
+        while self._read(patience_s=0.0):
+            pass
         self._screen.resize(lines, columns)
         self._child.setwinsize(lines, columns)
 
@@ -115,12 +118,12 @@ class Terminal:
     def cursor_hidden(self) -> bool:
         return self._screen.cursor.hidden
 
-    def _read(self) -> bool:
-        """Take in what there is; false at the end."""
+    def _read(self, patience_s: float = 0.05) -> bool:
+        """Take in what there is; false at the end, and without patience where there is nothing."""
         try:
-            data = self._child.read_nonblocking(65536, timeout=0.05)
+            data = self._child.read_nonblocking(65536, timeout=patience_s)
         except pexpect.TIMEOUT:
-            return True
+            return patience_s > 0
         except pexpect.EOF:
             return False
         self.raw += data

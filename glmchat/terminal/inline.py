@@ -128,7 +128,7 @@ class Inline:
                 Window(FormattedTextControl(lambda: toolbar(self.columns), style="class:toolbar"), height=1),
             ]
         )
-        self.app: Application[Any] = _Application(
+        self.app = _Application(
             self._resized,
             layout=Layout(body, focused_element=entry),
             key_bindings=keys,
@@ -156,6 +156,7 @@ class Inline:
 
         `draw` is given the rows that are free above the region.
         """
+        self.app.follow_size()
         size = self.output.get_size()
         region = self.app.layout.container.preferred_height(size.columns, size.rows).preferred
         with self.output.together():
@@ -199,6 +200,17 @@ class _Application(Application[Any]):
     def __init__(self, resized: Callable[[], None], **more: Any) -> None:
         super().__init__(**more)
         self._resized = resized
+
+    def follow_size(self) -> None:
+        """Draw the region anew if the terminal has another size by now: its signal may still be on the way,
+        and what is written in the meantime would begin at the wrong row."""
+        if self.renderer._last_size not in (None, self.output.get_size()):
+            self._resized()
+
+    def _redraw(self, render_as_done: bool = False) -> None:
+        if not render_as_done:
+            self.follow_size()
+        super()._redraw(render_as_done)
 
     def _on_resize(self) -> None:
         self._resized()

@@ -5,6 +5,7 @@ Every entry is kept as a value, so that all of it can be drawn anew: thoughts op
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -60,8 +61,13 @@ _AGAIN = "── all of it again, from the beginning ──"
 
 
 def make_console() -> Console:
-    """The terminal, with nothing but what we ask for drawn on it."""
-    return Console(highlight=False, markup=False, emoji=False)
+    """The terminal, with nothing but what we ask for drawn on it.
+
+    Its size is what it has now. Rich would believe exported COLUMNS and LINES, which a resize leaves as they
+    were.
+    """
+    environ = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
+    return Console(highlight=False, markup=False, emoji=False, _environ=environ)
 
 
 def is_plain(console: Console) -> bool:

@@ -509,8 +509,9 @@ def test_history_is_kept_and_private(start: Start, tmp_path: Path) -> None:
     chat.wait_for("› remember me")
 
 
-def test_resizing_while_an_answer_comes(start: Start) -> None:
-    chat = start("slow", delay=0.004, columns=120, lines=30)
+@pytest.mark.parametrize("env", [{}, {"COLUMNS": "120", "LINES": "30"}])
+def test_resizing_while_an_answer_comes(start: Start, env: dict[str, str]) -> None:
+    chat = start("slow", delay=0.004, columns=120, lines=30, env=env)
     chat.send("go\r")
     chat.wait_for("word word")
     chat.resize(40, 30)
