@@ -17,6 +17,8 @@ from glmchat.engine.mtp import MtpHead
 from glmchat.glm.checkpoints import resolve
 from tests import smollm2
 
+from .gpu import AIR
+
 SHAPE = {
     "hidden_size": 1024,
     "num_hidden_layers": 10,
@@ -45,6 +47,15 @@ LARGE = SHAPE | {
     "num_nextn_predict_layers": 1,
 }
 """820M parameters and an MTP layer, in many layers, as large models have them: one is a small part of all."""
+
+AIR_LAYERS = {
+    **{key: value for key, value in AIR.items() if key != "vocab_size"},
+    "num_hidden_layers": 2,
+    "n_routed_experts": 16,
+    "num_nextn_predict_layers": 0,
+}
+"""A dense layer and one with experts in the shape of GLM-4.5-Air's: what attention to a long history takes
+beside the weights of a token is what it is there; in small models it is several times as much."""
 
 
 def write_random_checkpoint(folder: Path, shape: dict[str, int] = SHAPE) -> Path:

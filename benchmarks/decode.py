@@ -2,6 +2,7 @@
 
 Ours is the number that `--json` reports, with detokenising, parsing and events. The bare loop only calls the
 model; `generate` streams its text as transformers' own examples do. Guessing ahead is off, but for one line.
+The limit is what the memory bandwidth allows, where each token reads its weights; its ratio is our share.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import multiprocessing
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from glmchat.engine.bandwidth import read_bandwidth
 from glmchat.engine.base import GenerationOptions
 from glmchat.engine.local import LocalEngine, open_local
 from glmchat.engine.memory import LoadOptions
@@ -25,7 +28,7 @@ from glmchat.glm.checkpoints import resolve
 from glmchat.glm.encode import encode_prompt
 from glmchat.messages import Conversation, Message
 
-from .checkpoint import add_model_argument, chosen_models
+from .checkpoint import AIR_LAYERS, add_model_argument, chosen_models, write_random_checkpoint
 from .report import Comparison, measure_pairs, show
 
 GOAL, GOAL_STREAMER = 0.97, 1.1
@@ -41,7 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Measure every model and print the table."""
-    with chosen_models(args) as models:
+    with chosen_models(args) as models, tempfile.TemporaryDirectory() as folder:
+        if not args.model:
+            models = [*models, str(write_random_checkpoint(Path(folder) / "Air's layers", AIR_LAYERS))]
         comparisons = [row for model in models for row in _compare(model, args)]
     show("Greedy decoding, tokens/s", comparisons)
 
@@ -49,7 +54,7 @@ def run(args: argparse.Namespace) -> None:
 def _compare(model: str, args: argparse.Namespace) -> list[Comparison]:
     with contextlib.ExitStack() as stack:
         sides = {name: stack.enter_context(side(make, model, args)) for name, make in SIDES.items()}
-        counts = {name: measure()[0] for name, measure in sides.items()}
+        counts = {name: measure()[0] for name, measure in sides.items() if name != "limit"}
         if len(set(counts.values())) > 1:
             raise SystemExit(f"{model}: not the same number of tokens from all: {counts}.")
 
@@ -61,6 +66,7 @@ def _compare(model: str, args: argparse.Namespace) -> list[Comparison]:
             Comparison(f"{name} ÷ bare loop", *pairs("plain", "bare loop"), GOAL, True),
             Comparison("  ÷ generate + streamer", *pairs("plain", "generate"), GOAL_STREAMER, True),
             Comparison("  as it comes, guessing ÷ bare loop", *pairs("usual", "bare loop"), GOAL, True),
+            Comparison("  ÷ the limit", *pairs("plain", "limit"), None, True),
         ]
 
 
@@ -93,7 +99,7 @@ def _measure() -> Any:
     return _made()
 
 
-def _plain(model: str, args: argparse.Namespace) -> Measure:
+def plain(model: str, args: argparse.Namespace) -> Measure:
     engine = open_local(model, LoadOptions(device_map=args.device_map, speculate="off"))
     return partial(_engine_speed, engine, args)
 
@@ -112,7 +118,14 @@ def _generate(model: str, args: argparse.Namespace) -> Measure:
     return partial(bare.speed_of_generate, bare.encode(args.prompt), args.tokens)
 
 
-SIDES = {"plain": _plain, "usual": _usual, "bare loop": bare_loop, "generate": _generate}
+def limit(model: str, args: argparse.Namespace) -> Measure:
+    """What the memory bandwidth allows; the tokens are not counted."""
+    with open_local(model, LoadOptions(device_map=args.device_map)) as engine:
+        active = engine.lend(lambda decoder, *_: decoder.loaded.active_bytes())
+    return lambda: (0, 1 / sum(size / read_bandwidth(device) for device, size in active.items()))
+
+
+SIDES = {"plain": plain, "usual": _usual, "bare loop": bare_loop, "generate": _generate, "limit": limit}
 
 
 def _engine_speed(engine: LocalEngine, args: argparse.Namespace) -> tuple[int, float]:

@@ -25,17 +25,12 @@ from pathlib import Path
 
 import pexpect
 
-from glmchat.engine.bandwidth import read_bandwidth
-from glmchat.engine.base import GenerationOptions
-from glmchat.engine.local import open_local
-from glmchat.engine.memory import LoadOptions
-from glmchat.events import TurnDone
 from glmchat.glm.checkpoints import resolve
 from glmchat.glm.encode import encode_prompt
-from glmchat.messages import Conversation, Message
+from glmchat.messages import Message
 
 from .checkpoint import add_model_argument, chosen_models
-from .decode import side
+from .decode import limit, plain, side
 from .gguf import write_gguf
 from .report import Comparison, measure_pairs, show
 from .terminal import GLMCHAT, PATIENCE_S, STATS, leave, spawn
@@ -52,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prompt", default="What is 98765432198765 + 12345678912345?")
     parser.add_argument("--tokens", type=int, default=200, help="new tokens at most (%(default)s)")
     parser.add_argument("--repeats", type=int, default=5, help="measured pairs (%(default)s)")
+    parser.set_defaults(device_map="cpu")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -142,33 +138,19 @@ def _against_llama_cpp(model: str, args: argparse.Namespace) -> Comparison:
     prompt = encode_prompt(checkpoint.tokenizer, [Message("user", args.prompt)], template=template)
     with (
         tempfile.TemporaryDirectory() as folder,
-        side(_glmchat, model, args) as ours,
+        side(plain, model, args) as ours,
+        side(limit, model, args) as allowed,
         side(_llama_cpp, str(write_gguf(Path(folder) / "bf16.gguf")), (prompt, args.tokens)) as theirs,
     ):
         ours(), theirs()
-        speeds = measure_pairs(lambda: ours()[0], theirs, args.repeats)
-        limit = read_bandwidth("cpu") / ours()[1]
-    shares = [f"{statistics.median(side) / limit:.0%}" for side in speeds]
+        speeds = measure_pairs(lambda: ours()[1], theirs, args.repeats)
+        most = allowed()[1]
+    shares = [f"{statistics.median(side) / most:.0%}" for side in speeds]
     print(
-        f"Reading the weights of a token allows {limit:.0f} tokens/s here: "
+        f"Reading the weights of a token allows {most:.0f} tokens/s here: "
         f"glmchat reaches {shares[0]} of it, llama.cpp {shares[1]}."
     )
     return Comparison(f"{checkpoint.folder.name}, BF16 ÷ llama.cpp", *speeds, None, True)
-
-
-def _glmchat(model: str, args: argparse.Namespace) -> Callable[[], tuple[float, int]]:
-    """Decode speed without guesses, in tokens/s, and the bytes that a token reads."""
-    engine = open_local(model, LoadOptions(device_map="cpu", speculate="off"))
-    options = GenerationOptions(greedy=True, max_tokens=args.tokens)
-    asked = Conversation([Message("user", args.prompt)])
-    size = engine.lend(lambda decoder, *_: sum(decoder.loaded.active_bytes().values()))
-
-    def measure() -> tuple[float, int]:
-        *_, done = engine.generate(asked, options=options)
-        assert isinstance(done, TurnDone)
-        return done.timing.decode_tokens_per_s or 0.0, size
-
-    return measure
 
 
 def _llama_cpp(file: str, asked: tuple[list[int], int]) -> Callable[[], float]:

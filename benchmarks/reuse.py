@@ -22,25 +22,14 @@ from glmchat.engine.memory import LoadOptions
 from glmchat.events import TurnDone
 from glmchat.messages import Conversation, Message
 
-from .checkpoint import write_random_checkpoint
+from .checkpoint import AIR_LAYERS, write_random_checkpoint
 from .decode import BareLoop
-from .gpu import AIR
 from .report import Comparison, show
 
 OPTIONS = GenerationOptions(greedy=True, max_tokens=2, enable_thinking=False)
 PAUSE_S = 1.0
 """Before each question, as a person makes one: a processor that idled takes longer at first."""
 WORDS = "the lazy dog sleeps "
-
-
-AIR_LAYERS = {
-    **{key: value for key, value in AIR.items() if key != "vocab_size"},
-    "num_hidden_layers": 2,
-    "n_routed_experts": 16,
-    "num_nextn_predict_layers": 0,
-}
-"""A dense layer and one with experts in the shape of GLM-4.5-Air's: what attention to a long history takes
-beside the weights of a token is what it is there; in small models it is several times as much."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
