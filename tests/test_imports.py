@@ -39,6 +39,7 @@ MAY_BE_HEAVY = {
     "engine/attention.py",
     "engine/bandwidth.py",
     "engine/packing.py",
+    "engine/native.py",
     "engine/step.py",
     "engine/compiled.py",
     "engine/graphs.py",

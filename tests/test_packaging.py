@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import platform
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -22,10 +24,15 @@ ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 
-def build(kind: str, folder: Path) -> Path:
+KERNEL = "glmchat/engine/libattention.so"
+COMPILES = platform.system() == "Linux" and platform.machine() == "x86_64" and bool(shutil.which("gcc"))
+
+
+def build(kind: str, folder: Path, root: Path = ROOT, **environment: str) -> Path:
     pytest.importorskip("hatchling", reason="hatchling builds the package; install the dev extra")
     command = [sys.executable, "-m", "hatchling", "build", "--target", kind, "--directory", str(folder)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    env = {**os.environ, **environment}
+    done = subprocess.run(command, cwd=root, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     (built,) = folder.iterdir()
     return built
@@ -74,6 +81,24 @@ def test_wheel_holds_the_whole_package_and_nothing_else(unpacked: Path) -> None:
     assert inside == package | templates
 
 
+@pytest.mark.skipif(not COMPILES, reason="no gcc for x86-64 on Linux")
+def test_wheel_holds_the_compiled_kernel(unpacked: Path) -> None:
+    assert (unpacked / KERNEL).is_file()
+    (info,) = unpacked.glob("*.dist-info")
+    (tag,) = re.findall("^Tag: (.*)$", (info / "WHEEL").read_text(), re.MULTILINE)
+    assert tag.startswith("py3-none-linux")  # any Python, not any machine
+
+
+def test_wheel_is_for_any_machine_without_a_compiler(tmp_path: Path) -> None:
+    with tarfile.open(build("sdist", tmp_path / "sdist")) as archive:
+        archive.extractall(tmp_path, filter="data")
+    (root,) = tmp_path.glob("glmchat-*")
+    wheel = build("wheel", tmp_path / "wheel", root, CC=f"{tmp_path}/no-compiler")
+    assert wheel.name.endswith("-py3-none-any.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        assert KERNEL not in archive.namelist()
+
+
 def test_wheel_names_its_command_and_licence(unpacked: Path) -> None:
     (info,) = unpacked.glob("*.dist-info")
     assert "glmchat = glmchat.cli:main" in (info / "entry_points.txt").read_text()
@@ -104,10 +129,10 @@ def test_unpacked_wheel_answers_with_its_own_checkpoint(unpacked: Path, tmp_path
 def test_sdist_holds_what_the_wheel_is_built_from(tmp_path: Path) -> None:
     with tarfile.open(build("sdist", tmp_path)) as archive:
         names = {name.split("/", 1)[1] for name in archive.getnames()}
-    needed = {f"glmchat/{name}" for name in files(ROOT / "glmchat")}
+    needed = {f"glmchat/{name}" for name in files(ROOT / "glmchat")} - {KERNEL}
     needed |= {f"templates/{name}" for name in files(ROOT / "templates")}
-    assert needed | {"pyproject.toml", "README.md", "LICENSE", "constraints.txt"} <= names
-    assert not any(".venv" in name or "__pycache__" in name for name in names)
+    assert needed | {"pyproject.toml", "README.md", "LICENSE", "constraints.txt", "hatch_build.py"} <= names
+    assert not any(".venv" in name or "__pycache__" in name or name == KERNEL for name in names)
 
 
 @pytest.mark.parametrize("version", ["3.10", "3.11", "3.13"])

@@ -11,6 +11,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+READ = (
+    "scripts/venv.sh",
+    "pyproject.toml",
+    "constraints.txt",
+    "hatch_build.py",
+    "glmchat/engine/attention.c",
+)
 TOOLS = ("sh", "dirname", "cat", "cksum", "sed", "grep", "tee", "rm", "cut", "head", "tail")
 
 
@@ -18,8 +25,8 @@ TOOLS = ("sh", "dirname", "cat", "cksum", "sed", "grep", "tee", "rm", "cut", "he
 def clone(tmp_path: Path) -> Path:
     """A folder with what set-up reads, and a `bin` with the usual tools but no Python."""
     folder = tmp_path / "clone"
-    (folder / "scripts").mkdir(parents=True)
-    for name in ("scripts/venv.sh", "pyproject.toml", "constraints.txt"):
+    for name in READ:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, folder / name)
     (folder / "bin").mkdir()
     for tool in TOOLS:

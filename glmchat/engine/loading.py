@@ -261,6 +261,11 @@ class LoadedModel:
         """That compute on the CPU."""
         return int(self._torch.get_num_threads())
 
+    @property
+    def attention(self) -> str:
+        """What computes it, as transformers names it: `sdpa`, or one of `attention`'s on a CPU."""
+        return str(self._model.config._attn_implementation)
+
     def weights(self) -> list[Any]:
         """All weights, wherever they are, those of an MTP layer that is used included."""
         weights = list(self._model.parameters())

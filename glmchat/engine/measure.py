@@ -66,6 +66,8 @@ class Measured:
     info: ModelInfo
     threads: int
     """That compute on the CPU."""
+    attention: str
+    """What computes it, as transformers names it; `glmchat_native` is the kernel of our own."""
     weights_bytes: int
     """All weights, those of an MTP layer that guesses included."""
     active_bytes: int
@@ -121,6 +123,7 @@ def measure(
         return Measured(
             info=info,
             threads=loaded.threads,
+            attention=loaded.attention,
             weights_bytes=loaded.weights_bytes,
             active_bytes=sum(active.values()),
             bandwidth=bandwidth,

@@ -72,6 +72,7 @@ def json_object(measured: Measured) -> dict[str, Any]:
         "device": info.device,
         "dtype": info.dtype,
         "threads": measured.threads,
+        "attention": measured.attention,
         "parameters": info.parameters,
         "context_length": info.context_length,
         "load_s": info.load_s,
@@ -91,6 +92,7 @@ def _print(measured: Measured, console: Console) -> None:
     for name, *parts in (
         ("model", info.name),
         ("device", info.device, count(measured.threads, "CPU thread") if on_cpu else "", info.dtype),
+        ("attention", measured.attention),
         ("parameters", parameters_text(info.parameters), f"loaded in {info.load_s:.1f} s"),
         ("weights", size_text(measured.weights_bytes), f"{active} of them read for a token"),
         ("bandwidth", *(f"{d} {size_text(int(speed))}/s" for d, speed in measured.bandwidth.items())),

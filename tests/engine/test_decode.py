@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 import torch
 
-from glmchat.engine import attention
 from glmchat.engine.base import GenerationOptions
 from glmchat.engine.cache import common_prefix
 from glmchat.engine.decode import CHUNK_AHEAD, Decoder
@@ -143,43 +142,6 @@ def test_prompt_lookup_copies_what_stands_in_the_question(tiny_glm: Path) -> Non
         last = done(engine.generate(Conversation([{"role": "user", "content": "count"}]), options=GREEDY))
     assert tiny.LONG.strip() in last.message.content
     assert last.usage.accepted_tokens > 10
-
-
-@pytest.mark.parametrize("rows", [1, 2, 17, 50])
-@pytest.mark.parametrize("masked", [False, True])
-def test_attention_to_a_long_cache_is_that_of_torch(rows: int, masked: bool) -> None:
-    from transformers import AttentionInterface, LlamaConfig
-    from transformers.models.llama.modeling_llama import LlamaAttention
-
-    attention._register()
-    torch.manual_seed(0)
-    module = LlamaAttention(LlamaConfig(hidden_size=64, num_attention_heads=4, num_key_value_heads=2), 0)
-    query, key, value = torch.rand(1, 4, rows, 16), torch.rand(1, 2, 50, 16), torch.rand(1, 2, 50, 16)
-    mask = torch.ones(rows, 50, dtype=torch.bool).tril(50 - rows)[None, None] if masked else None
-    if rows > 1 and not masked:
-        key, value = key[:, :, :rows], value[:, :, :rows]
-    ours, theirs = (
-        AttentionInterface()[name](module, query, key, value, mask, scaling=0.3, is_causal=True)[0]
-        for name in ("glmchat_grouped", "sdpa")
-    )
-    assert ours.shape == theirs.shape
-    assert torch.allclose(ours, theirs, atol=1e-6)
-
-
-def test_what_only_torchs_path_knows_goes_to_it() -> None:
-    from transformers import AttentionInterface, LlamaConfig
-    from transformers.models.llama.modeling_llama import LlamaAttention
-
-    attention._register()
-    module = LlamaAttention(LlamaConfig(hidden_size=64, num_attention_heads=4, num_key_value_heads=2), 0)
-    query, key = torch.rand(1, 4, 1, 16), torch.rand(1, 2, 50, 16)
-    with pytest.raises(ValueError, match="softcap"):
-        AttentionInterface()["glmchat_grouped"](module, query, key, key, None, softcap=30.0)
-
-
-def test_a_model_on_the_cpu_decodes_with_it(plain: LocalEngine) -> None:
-    assert plain._runner is not None
-    assert plain._runner._loaded._model.config._attn_implementation == "glmchat_grouped"
 
 
 class TestReadingAhead:

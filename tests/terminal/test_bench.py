@@ -35,6 +35,7 @@ def test_json_has_every_field(capsys: pytest.CaptureFixture[str]) -> None:
         "device",
         "dtype",
         "threads",
+        "attention",
         "parameters",
         "context_length",
         "load_s",
@@ -67,6 +68,7 @@ def test_the_table(capsys: pytest.CaptureFixture[str]) -> None:
     assert (code, err) == (0, "")
     assert re.search(r"^model +demo$", out, re.MULTILINE)
     assert re.search(r"^device +cpu · \d+ CPU threads? · float32$", out, re.MULTILINE)
+    assert re.search(r"^attention +glmchat_grouped$", out, re.MULTILINE)
     assert re.search(r"^parameters +5.9M · loaded in ", out, re.MULTILINE)
     rows = [line for line in out.splitlines() if re.match(r"│ +(8|40) │", line)]
     assert len(rows) == 2

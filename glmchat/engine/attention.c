@@ -1,0 +1,241 @@
+/* Attention of new tokens to a KV cache in BF16, on x86-64 with AVX512-BF16.
+
+   The rows of a task are the new tokens of all query heads that share keys and values, sixteen to a vector, so
+   that what they share is read once. Keys come in blocks; sums and maxima so far are kept for each row, and
+   weighed anew when its maximum grows (the online softmax of FlashAttention, arXiv 2205.14135). Scores, sums
+   and the softmax are FP32; weights are rounded to BF16 before they meet the values, as in torch's kernel.
+   What a row comes to does not depend on the rows beside it.
+
+   Needs no header of Python or torch. It runs on the OpenMP threads of the process, which torch has loaded. */
+
+#include <immintrin.h>
+#include <omp.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { LANES = 16, VECTORS = 5, KEYS = 256, LEAST = 512, MAX_SIZE = 256 };
+
+#define INLINE static inline __attribute__((always_inline))
+#define UNROLL _Pragma("GCC unroll 16")
+
+typedef struct {
+    const uint16_t *query, *key, *value; /* [heads, rows, size], [groups, length, size] twice; BF16 */
+    uint16_t *out;                       /* [rows, heads, size] */
+    ptrdiff_t heads, groups, rows, length, size;
+    ptrdiff_t query_head, query_row, key_group, key_row, value_group, value_row; /* strides, in elements */
+    float scale;                                                                 /* in powers of two */
+} Call;
+
+typedef struct { /* of some keys, to a block of rows */
+    float sums[MAX_SIZE * VECTORS * LANES]; /* [size, rows] */
+    float peaks[VECTORS * LANES], totals[VECTORS * LANES];
+} Part;
+
+/* 2^x for x <= 0, to one in 10^7 */
+INLINE __m512 power(__m512 x) {
+    const __m512 whole = _mm512_roundscale_ps(x, 8), rest = _mm512_sub_ps(x, whole);
+    __m512 y = _mm512_set1_ps(1.5403530e-4f);
+    y = _mm512_fmadd_ps(y, rest, _mm512_set1_ps(1.3333558e-3f));
+    y = _mm512_fmadd_ps(y, rest, _mm512_set1_ps(9.6181291e-3f));
+    y = _mm512_fmadd_ps(y, rest, _mm512_set1_ps(5.5504109e-2f));
+    y = _mm512_fmadd_ps(y, rest, _mm512_set1_ps(2.4022651e-1f));
+    y = _mm512_fmadd_ps(y, rest, _mm512_set1_ps(6.9314718e-1f));
+    y = _mm512_fmadd_ps(y, rest, _mm512_set1_ps(1.0f));
+    return _mm512_scalef_ps(y, whole);
+}
+
+/* sums[i][row] = sums[i][row] * factors[row], or 0 without factors, + the products of `pairs` pairs,
+   left[i * left_step + p * left_pair] with right[p][row]. `many` and `vectors` are constants here. */
+INLINE void multiply(float *sums, const float *factors, const uint32_t *left, ptrdiff_t left_step,
+                     ptrdiff_t left_pair, const uint32_t *right, ptrdiff_t pairs, const int many,
+                     const int vectors) {
+    const ptrdiff_t width = vectors * LANES;
+    __m512 sum[LANES][VECTORS];
+    UNROLL for (int i = 0; i < many; i++)
+        UNROLL for (int v = 0; v < vectors; v++)
+            sum[i][v] = factors ? _mm512_mul_ps(_mm512_loadu_ps(factors + v * LANES),
+                                                _mm512_loadu_ps(sums + i * width + v * LANES))
+                                : _mm512_setzero_ps();
+    for (ptrdiff_t p = 0; p < pairs; p++) {
+        __m512bh beside[VECTORS];
+        UNROLL for (int v = 0; v < vectors; v++)
+            beside[v] = (__m512bh)_mm512_loadu_si512(right + p * width + v * LANES);
+        UNROLL for (int i = 0; i < many; i++) {
+            const __m512bh one = (__m512bh)_mm512_set1_epi32((int)left[i * left_step + p * left_pair]);
+            UNROLL for (int v = 0; v < vectors; v++) sum[i][v] = _mm512_dpbf16_ps(sum[i][v], one, beside[v]);
+        }
+    }
+    UNROLL for (int i = 0; i < many; i++)
+        UNROLL for (int v = 0; v < vectors; v++) _mm512_storeu_ps(sums + i * width + v * LANES, sum[i][v]);
+}
+
+/* As many as keep their sums in registers. */
+INLINE int tile(const int vectors) { return vectors == 1 ? 16 : vectors <= 3 ? 8 : 4; }
+
+INLINE void attend(const Call *call, Part *part, ptrdiff_t group, ptrdiff_t first, ptrdiff_t begin, ptrdiff_t end,
+                   const int vectors) {
+    const ptrdiff_t size = call->size, pairs = size / 2, width = vectors * LANES;
+    const ptrdiff_t each = call->heads / call->groups, known = call->length - call->rows;
+    const int many = tile(vectors);
+    uint32_t query[MAX_SIZE / 2 * VECTORS * LANES];  /* [pairs, rows] */
+    float scores[KEYS * VECTORS * LANES];            /* [keys, rows] */
+    uint32_t weights[KEYS / 2 * VECTORS * LANES];    /* [pairs of keys, rows] */
+    uint32_t values[KEYS / 2 * MAX_SIZE];            /* [pairs of keys, size] */
+    float factors[VECTORS * LANES];                  /* of what was summed so far */
+    int32_t last[VECTORS * LANES];                   /* key that a row attends to */
+    ptrdiff_t reach = 0;
+
+    for (ptrdiff_t r = 0; r < width; r++) {
+        const ptrdiff_t row = first + r < each * call->rows ? first + r : first; /* what is over is not used */
+        const uint16_t *from = call->query + (group * each + row / call->rows) * call->query_head +
+                               row % call->rows * call->query_row;
+        for (ptrdiff_t p = 0; p < pairs; p++) memcpy(&query[p * width + r], from + 2 * p, sizeof *query);
+        last[r] = (int32_t)(known + row % call->rows);
+        if (reach < last[r] + 1) reach = last[r] + 1;
+        part->peaks[r] = -1e30f;
+        part->totals[r] = 0;
+    }
+    memset(part->sums, 0, sizeof(float) * size * width);
+    if (end > reach) end = reach;
+
+    for (ptrdiff_t at = begin; at < end; at += KEYS) {
+        const ptrdiff_t count = end - at < KEYS ? end - at : KEYS, even = count + count % 2;
+        const uint16_t *key = call->key + group * call->key_group + at * call->key_row;
+        const uint16_t *value = call->value + group * call->value_group + at * call->value_row;
+
+        ptrdiff_t k = 0;
+        for (; k + many <= count; k += many)
+            multiply(scores + k * width, NULL, (const uint32_t *)(key + k * call->key_row), call->key_row / 2, 1,
+                     query, pairs, many, vectors);
+        for (; k < count; k++)
+            multiply(scores + k * width, NULL, (const uint32_t *)(key + k * call->key_row), 0, 1, query, pairs, 1,
+                     vectors);
+
+        for (int v = 0; v < vectors; v++) {
+            float *score = scores + v * LANES;
+            const __m512 scale = _mm512_set1_ps(call->scale), before = _mm512_loadu_ps(part->peaks + v * LANES);
+            __m512 peak = before;
+            if (at + count > known) { /* later than some row */
+                const __m512i limit = _mm512_loadu_si512(last + v * LANES);
+                for (k = 0; k < count; k++) {
+                    const __mmask16 unseen = _mm512_cmpgt_epi32_mask(_mm512_set1_epi32((int)(at + k)), limit);
+                    _mm512_mask_storeu_ps(score + k * width, unseen, _mm512_set1_ps(-1e30f));
+                }
+            }
+            for (k = 0; k < count; k++) peak = _mm512_max_ps(peak, _mm512_loadu_ps(score + k * width));
+            const __m512 factor = power(_mm512_mul_ps(_mm512_sub_ps(before, peak), scale));
+            __m512 total = _mm512_mul_ps(factor, _mm512_loadu_ps(part->totals + v * LANES));
+            for (k = 0; k < even; k += 2) {
+                __m512 w[2];
+                UNROLL for (int i = 0; i < 2; i++)
+                    w[i] = k + i < count ? power(_mm512_mul_ps(
+                                               _mm512_sub_ps(_mm512_loadu_ps(score + (k + i) * width), peak), scale))
+                                         : _mm512_setzero_ps();
+                total = _mm512_add_ps(total, _mm512_add_ps(w[0], w[1]));
+                const __m512i low = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(w[0]));
+                const __m512i high = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(w[1]));
+                _mm512_storeu_si512(weights + k / 2 * width + v * LANES,
+                                    _mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
+            }
+            _mm512_storeu_ps(part->peaks + v * LANES, peak);
+            _mm512_storeu_ps(part->totals + v * LANES, total);
+            _mm512_storeu_ps(factors + v * LANES, factor);
+        }
+
+        for (k = 0; k < even; k += 2)
+            for (ptrdiff_t i = 0; i < size; i += LANES) {
+                const uint16_t *pair = value + k * call->value_row + i;
+                const __m256i none = _mm256_setzero_si256();
+                const __m256i low = k < count ? _mm256_loadu_si256((const void *)pair) : none;
+                const __m256i high =
+                    k + 1 < count ? _mm256_loadu_si256((const void *)(pair + call->value_row)) : none;
+                _mm512_storeu_si512(values + k / 2 * size + i,
+                                    _mm512_or_si512(_mm512_cvtepu16_epi32(low),
+                                                    _mm512_slli_epi32(_mm512_cvtepu16_epi32(high), 16)));
+            }
+        for (ptrdiff_t i = 0; i < size; i += many)
+            multiply(part->sums + i * width, factors, values + i, 1, size, weights, even / 2, many, vectors);
+    }
+}
+
+INLINE void finish(const Call *call, const Part *part, ptrdiff_t group, ptrdiff_t first, ptrdiff_t width) {
+    const ptrdiff_t each = call->heads / call->groups;
+    const __m512i step = _mm512_mullo_epi32(
+        _mm512_set1_epi32((int)width), _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
+    for (ptrdiff_t r = 0; r < width && first + r < each * call->rows; r++) {
+        const ptrdiff_t row = first + r, head = group * each + row / call->rows;
+        uint16_t *to = call->out + (row % call->rows * call->heads + head) * call->size;
+        const __m512 share = _mm512_set1_ps(1.0f / part->totals[r]);
+        for (ptrdiff_t i = 0; i < call->size; i += LANES) {
+            const __m512 sum = _mm512_i32gather_ps(step, part->sums + i * width + r, 4);
+            _mm256_storeu_si256((void *)(to + i), (__m256i)_mm512_cvtneps_pbh(_mm512_mul_ps(sum, share)));
+        }
+    }
+}
+
+/* What another part, of other keys to the same rows, adds to this one. */
+INLINE void add(const Call *call, Part *part, const Part *other, ptrdiff_t width) {
+    const __m512 scale = _mm512_set1_ps(call->scale);
+    for (ptrdiff_t r = 0; r < width; r += LANES) {
+        const __m512 mine = _mm512_loadu_ps(part->peaks + r), its = _mm512_loadu_ps(other->peaks + r);
+        const __m512 peak = _mm512_max_ps(mine, its);
+        const __m512 factor = power(_mm512_mul_ps(_mm512_sub_ps(mine, peak), scale));
+        const __m512 share = power(_mm512_mul_ps(_mm512_sub_ps(its, peak), scale));
+        _mm512_storeu_ps(part->peaks + r, peak);
+        for (ptrdiff_t i = 0; i <= call->size; i++) {
+            float *sum = i < call->size ? part->sums + i * width + r : part->totals + r;
+            const float *more = i < call->size ? other->sums + i * width + r : other->totals + r;
+            _mm512_storeu_ps(sum, _mm512_fmadd_ps(share, _mm512_loadu_ps(more),
+                                                  _mm512_mul_ps(factor, _mm512_loadu_ps(sum))));
+        }
+    }
+}
+
+/* Query [heads, rows, size], where rows are the last of `length` tokens, each of which attends to itself and
+   those before it. Key and value [groups, length, size]. Size is a multiple of 32 and at most 256, elements of
+   a row are neighbours, strides are even. `out` [rows, heads, size] has no gaps. */
+void glmchat_attend(const uint16_t *query, const uint16_t *key, const uint16_t *value, uint16_t *out,
+                    ptrdiff_t heads, ptrdiff_t groups, ptrdiff_t rows, ptrdiff_t length, ptrdiff_t size,
+                    ptrdiff_t query_head, ptrdiff_t query_row, ptrdiff_t key_group, ptrdiff_t key_row,
+                    ptrdiff_t value_group, ptrdiff_t value_row, double scale) {
+    const Call call = {query, key, value, out, heads, groups, rows, length, size, query_head, query_row,
+                       key_group, key_row, value_group, value_row, (float)(scale * 1.4426950408889634)};
+    const ptrdiff_t full = (heads / groups * rows + LANES - 1) / LANES; /* vectors of rows in a group */
+    const ptrdiff_t blocks = (full + VECTORS - 1) / VECTORS, vectors = (full + blocks - 1) / blocks;
+    const ptrdiff_t width = vectors * LANES, threads = omp_get_max_threads();
+    ptrdiff_t splits = (2 * threads + groups * blocks - 1) / (groups * blocks);
+    if (splits > length / LEAST) splits = length / LEAST;
+    Part *parts = splits > 1 ? malloc(sizeof(Part) * groups * blocks * splits) : NULL;
+    if (!parts) splits = 1;
+    const ptrdiff_t share = ((length + splits - 1) / splits + KEYS - 1) / KEYS * KEYS;
+
+#pragma omp parallel
+    {
+#pragma omp for schedule(dynamic)
+        for (ptrdiff_t task = 0; task < groups * blocks * splits; task++) {
+            const ptrdiff_t block = task / splits, group = block / blocks, first = block % blocks * width;
+            const ptrdiff_t begin = task % splits * share;
+            const ptrdiff_t end = begin + share < length ? begin + share : length;
+            Part own, *part = parts ? parts + task : &own;
+            switch (vectors) {
+            case 1: attend(&call, part, group, first, begin, end, 1); break;
+            case 2: attend(&call, part, group, first, begin, end, 2); break;
+            case 3: attend(&call, part, group, first, begin, end, 3); break;
+            case 4: attend(&call, part, group, first, begin, end, 4); break;
+            default: attend(&call, part, group, first, begin, end, 5);
+            }
+            if (!parts) finish(&call, part, group, first, width);
+        }
+        if (parts) {
+#pragma omp for
+            for (ptrdiff_t block = 0; block < groups * blocks; block++) {
+                Part *part = parts + block * splits;
+                for (ptrdiff_t i = 1; i < splits; i++) add(&call, part, part + i, width);
+                finish(&call, part, block / blocks, block % blocks * width, width);
+            }
+        }
+    }
+    free(parts);
+}

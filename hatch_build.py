@@ -1,0 +1,60 @@
+"""Compiles glmchat/engine/attention.c on the way into a wheel, or for an editable installation.
+
+That needs gcc, and is for Linux on x86-64. Without it the package is complete too: torch's own kernel is used
+then.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+import subprocess
+import sysconfig
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+
+SOURCE = Path(__file__).with_name("glmchat") / "engine" / "attention.c"
+LIBRARY = SOURCE.with_name("libattention.so")
+FEATURES = ("avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512bf16")
+# -fopenmp, but not in the last step: the threads are those of the OpenMP that torch brings along.
+COMPILE = ["-std=gnu11", "-O3", "-fPIC", "-fopenmp", "-Wall", "-Wextra", *(f"-m{name}" for name in FEATURES)]
+
+
+class Hook(BuildHookInterface[Any]):
+    """For wheels, which then are for this kind of machine, and for any Python 3."""
+
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+        if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
+            return
+        if problem := compile_library():
+            LIBRARY.unlink(missing_ok=True)
+            self.app.display_warning(f"Without an attention kernel of its own, as {problem}")
+            return
+        build_data["pure_python"] = False
+        build_data["tag"] = f"py3-none-{sysconfig.get_platform().replace('-', '_').replace('.', '_')}"
+
+
+def compile_library() -> str:
+    """Make LIBRARY; '' or why it could not be made."""
+    compiler = shlex.split(os.environ.get("CC", "")) or ["gcc"]
+    with tempfile.TemporaryDirectory() as folder:
+        made, linked = Path(folder) / "attention.o", Path(folder) / LIBRARY.name
+        for command in (
+            [*compiler, *COMPILE, "-c", str(SOURCE), "-o", str(made)],
+            [*compiler, "-shared", str(made), "-o", str(linked)],
+        ):
+            try:
+                done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+            except (OSError, subprocess.TimeoutExpired) as e:
+                return str(e)
+            if done.returncode:
+                return f"{shlex.join(command)} says: {done.stderr[-500:]}"
+        data = linked.read_bytes()
+    beside = LIBRARY.with_suffix(".new")  # in use by a running glmchat it may be
+    beside.write_bytes(data)
+    beside.replace(LIBRARY)
+    return ""

@@ -1,0 +1,196 @@
+"""Attention on a CPU: what is grouped, and the kernel of our own, against torch's."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+
+from glmchat.engine import attention, native
+from glmchat.engine.local import LocalEngine, open_local
+from glmchat.engine.memory import LoadOptions
+
+torch = pytest.importorskip("torch")
+
+needs_kernel = pytest.mark.skipif(
+    not native.fits(torch.bfloat16, 64),
+    reason="the kernel was not compiled (no gcc), or is not for this CPU (AVX512-BF16 without AMX)",
+)
+SHAPES = [(16, 4, 64), (96, 8, 128), (9, 3, 64), (6, 2, 32), (4, 4, 96), (2, 1, 256)]
+"""Query heads, heads of keys, size."""
+
+
+def llama_attention() -> Any:
+    from transformers import LlamaConfig
+    from transformers.models.llama.modeling_llama import LlamaAttention
+
+    attention._register()
+    return LlamaAttention(LlamaConfig(hidden_size=64, num_attention_heads=4, num_key_value_heads=2), 0)
+
+
+def by_name(name: str, *tensors: Any, **more: Any) -> Any:
+    from transformers import AttentionInterface
+
+    module = llama_attention()
+    return AttentionInterface()[name](module, *tensors, **more)[0]
+
+
+@pytest.mark.parametrize("rows", [1, 2, 17, 50])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("name", [attention.GROUPED, attention.NATIVE])
+def test_attention_to_a_long_cache_is_that_of_torch(rows: int, masked: bool, name: str) -> None:
+    torch.manual_seed(0)
+    query, key, value = torch.rand(1, 4, rows, 16), torch.rand(1, 2, 50, 16), torch.rand(1, 2, 50, 16)
+    mask = torch.ones(rows, 50, dtype=torch.bool).tril(50 - rows)[None, None] if masked else None
+    if rows > 1 and not masked:
+        key, value = key[:, :, :rows], value[:, :, :rows]
+    ours, theirs = (
+        by_name(kind, query, key, value, mask, scaling=0.3, is_causal=True) for kind in (name, "sdpa")
+    )
+    assert ours.shape == theirs.shape
+    assert torch.allclose(ours, theirs, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", [attention.GROUPED, attention.NATIVE])
+def test_what_only_torchs_path_knows_goes_to_it(name: str) -> None:
+    query, key = torch.rand(1, 4, 1, 64).bfloat16(), torch.rand(1, 2, 50, 64).bfloat16()
+    with pytest.raises(ValueError, match="softcap"):
+        by_name(name, query, key, key, None, softcap=30.0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_no_mask_for_the_last_of_all_tokens_is_a_causal_one(dtype: Any) -> None:
+    """As `_native_mask` leaves it out; what the kernel does not take goes to torch, with the mask made up."""
+    torch.manual_seed(0)
+    query, key, value = (torch.rand(1, n, m, 64).to(dtype) for n, m in ((4, 5), (2, 50), (2, 50)))
+    mask = torch.ones(5, 50, dtype=torch.bool).tril(45)[None, None]
+    ours = by_name(attention.NATIVE, query, key, value, None, scaling=0.3)
+    theirs = by_name(attention.GROUPED, query, key, value, mask, scaling=0.3)
+    assert torch.allclose(ours, theirs, atol=1e-6 if dtype == torch.float32 else 1e-2)
+
+
+ASKED = {"batch_size": 1, "q_length": 3, "kv_length": 10, "q_offset": 7, "kv_offset": 0}
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"allow_is_causal_skip": False},
+        {"attention_mask": torch.tensor([[False] + [True] * 9])},
+        {"local_size": 4},
+        {"batch_size": 2},
+        {"q_offset": 6},
+        {"q_offset": torch.tensor(7)},
+        {"kv_length": 12},
+    ],
+)
+def test_only_a_plain_causal_mask_is_left_out(other: dict[str, Any]) -> None:
+    from transformers.masking_utils import sdpa_mask
+
+    assert attention._native_mask(**ASKED) is None
+    mask = attention._native_mask(**(ASKED | other))
+    assert torch.equal(mask, sdpa_mask(**(ASKED | other)))
+
+
+def assert_is_attention(query: Any, key: Any, value: Any, scale: float) -> None:
+    """Of the kernel: no further from FP32 than by weights and results rounded to eight bits."""
+    ours = native.attend(query, key, value, scale)
+    rows, length, each = query.shape[2], key.shape[2], query.shape[1] // key.shape[1]
+    key, value = (t.float().repeat_interleave(each, dim=1) for t in (key, value))
+    scores = query.float() @ key.transpose(2, 3) * scale
+    seen = torch.ones(rows, length, dtype=torch.bool).tril(length - rows)
+    weights = scores.masked_fill(~seen, float("-inf")).softmax(-1)
+    theirs, rounded = ((weights @ v).transpose(1, 2) for v in (value, value.abs()))
+    assert ours.dtype == torch.bfloat16
+    assert ours.is_contiguous()
+    assert bool(((ours.float() - theirs).abs() <= 2**-8 * (theirs.abs() + rounded)).all())
+
+
+def tensors(shape: tuple[int, int, int], rows: int, length: int, *, seed: int = 0) -> tuple[Any, Any, Any]:
+    """As a model has them: heads are neighbours in a query, a cache has room behind what is used of it."""
+    heads, groups, size = shape
+    random = torch.Generator().manual_seed(seed)
+    query = torch.randn(1, rows, heads, size, generator=random).bfloat16().transpose(1, 2)
+    room = torch.full((2, 1, groups, length + 70, size), float("nan")).bfloat16()
+    room[..., :length, :] = torch.randn(2, 1, groups, length, size, generator=random).bfloat16()
+    return query, room[0][:, :, :length], room[1][:, :, :length]
+
+
+@needs_kernel
+class TestKernel:
+    @pytest.mark.parametrize("shape", SHAPES)
+    @pytest.mark.parametrize("rows", [1, 2, 5, 21, 100])
+    @pytest.mark.parametrize("before", [0, 1, 63, 64, 1000])
+    def test_is_attention(self, shape: tuple[int, int, int], rows: int, before: int) -> None:
+        query, key, value = tensors(shape, rows, before + rows)
+        assert native.takes(query, key, value)
+        assert_is_attention(query, key, value, 0.11)
+
+    @pytest.mark.parametrize("length", range(1, 131))
+    def test_any_length(self, length: int) -> None:
+        for rows in {1, (length + 1) // 2, length}:
+            query, key, value = tensors((4, 2, 32), rows, length)
+            assert_is_attention(query, key, value, 0.2)
+
+    @pytest.mark.parametrize("threads", [1, 2, 3, 8])
+    def test_any_number_of_threads(self, threads: int) -> None:
+        """With many, keys are shared out among them, and the parts put together."""
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        try:
+            for rows, length in itertools.product((1, 30), (511, 1024, 5000)):
+                query, key, value = tensors((6, 2, 64), rows, length)
+                assert_is_attention(query, key, value, 0.125)
+        finally:
+            torch.set_num_threads(before)
+
+    @pytest.mark.parametrize("scale", [1e-3, 4.0, 1000.0])
+    @pytest.mark.parametrize("order", [1, -1])
+    def test_scores_near_and_far_from_each_other(self, scale: float, order: int) -> None:
+        """Rising along the keys, so that the maximum grows with every block, and falling."""
+        query, key, value = tensors((4, 2, 64), 20, 3000)
+        query = torch.ones_like(query)
+        rising = torch.linspace(-3, 3, 3000) * order
+        key.copy_(rising[:, None].expand(3000, 64).bfloat16())
+        assert_is_attention(query, key, value, scale)
+
+    def test_a_row_is_the_same_alone_as_beside_others(self) -> None:
+        """So that guesses are checked by the numbers that the token alone would have had."""
+        query, key, value = tensors((16, 4, 64), 40, 400)
+        together = native.attend(query, key, value, 0.125)
+        for row in (0, 7, 39):
+            seen = 400 - 40 + row + 1
+            alone = native.attend(query[:, :, row : row + 1], key[:, :, :seen], value[:, :, :seen], 0.125)
+            assert torch.equal(alone[:, 0], together[:, row])
+
+    def test_takes_only_what_it_reads_right(self) -> None:
+        query, key, value = tensors((4, 2, 64), 1, 10)
+        assert native.takes(query, key, value)
+        assert not native.takes(query, key.float(), value)
+        assert not native.takes(query, key, value.transpose(2, 3).contiguous().transpose(2, 3))
+        assert not native.fits(torch.float32, 64)
+        assert not native.fits(torch.bfloat16, 80)
+        assert not native.fits(torch.bfloat16, 512)
+
+    def test_the_bundled_model_is_as_near_to_fp32_as_with_torchs(self) -> None:
+        ids = torch.arange(100, 600)[None]
+        logits = {}
+        for dtype, attn in (("float32", "sdpa"), ("bfloat16", "sdpa"), ("bfloat16", "")):
+            options = LoadOptions(device_map="cpu", dtype=dtype, attn=attn)
+            with open_local("demo", options) as engine, torch.inference_mode():
+                used = implementation(engine)
+                logits[dtype, used] = engine._runner._loaded._model(ids).logits.float()  # type: ignore
+        exact = logits.pop(("float32", "sdpa"))
+        errors = {used: float((found - exact).abs().mean()) for (_, used), found in logits.items()}
+        assert errors[attention.NATIVE] < 1.2 * errors["sdpa"]
+
+
+def implementation(engine: LocalEngine) -> str:
+    assert engine._runner is not None
+    return str(engine._runner._loaded._model.config._attn_implementation)
+
+
+def test_a_model_on_the_cpu_attends_in_our_way(tiny_glm: Any) -> None:
+    with open_local(str(tiny_glm), LoadOptions(device_map="cpu")) as engine:
+        assert implementation(engine) == attention.GROUPED  # it is FP32
