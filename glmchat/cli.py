@@ -310,10 +310,9 @@ def _report(error: Exception) -> int:
     else:
         text = f"internal error, {type(error).__name__}: {error}. --debug shows where."
         code = EXIT_ERROR
-    from .terminal.sanitize import sanitize
+    from .terminal.say import say
 
-    if sys.stderr is not None:
-        print(f"glmchat: {sanitize(text)}", file=sys.stderr)
+    say(text)
     return code
 
 

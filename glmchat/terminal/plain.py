@@ -28,7 +28,8 @@ from ..events import (
 )
 from ..messages import ToolCall
 from .interrupt import stops_on_ctrl_c
-from .sanitize import Sanitizer, sanitize
+from .sanitize import Sanitizer
+from .say import say
 from .wording import call_text, server_text, stopped_text
 
 EXIT_CODES: dict[FinishReason, int] = {
@@ -64,7 +65,7 @@ def run(chat: Chat, prompt: str, *, show_thinking: bool = False) -> int:
     finally:
         answer.finish()
     if text := stopped_text(reason):
-        notes.line(f"glmchat: {text}")
+        notes.line(text)
     return EXIT_CODES[reason]
 
 
@@ -116,19 +117,19 @@ class _Notes:
             case ThinkingDone() if self._thinking:
                 self._thinking.finish()
             case ToolServerFailed():
-                self.line(f"glmchat: {server_text(event)}")
+                self.line(server_text(event))
             case ToolStarted(call):
-                self.line(f"glmchat: runs {call_text(call)}")
+                self.line(f"runs {call_text(call)}")
             case ToolDone(ok=False):
-                self.line(f"glmchat: {event.call.name}: {event.note or 'failed'}")
+                self.line(f"{event.call.name}: {event.note or 'failed'}")
             case ToolCallBroken(raw):
-                self.line(f"glmchat: the model wrote a broken tool call: {raw!r}")
+                self.line(f"the model wrote a broken tool call: {raw!r}")
 
     def not_run(self, calls: Sequence[ToolCall]) -> None:
         for call in calls:
-            self.line(f"glmchat: the model calls {call_text(call)}, which is not declared to be run.")
+            self.line(f"the model calls {call_text(call)}, which is not declared to be run.")
 
     def line(self, text: str) -> None:
         if self._thinking:
             self._thinking.finish()
-        print(sanitize(text), file=sys.stderr, flush=True)
+        say(text)

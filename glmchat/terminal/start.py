@@ -24,6 +24,7 @@ from ..tools.reading import clashes, read_declarations, read_text
 from ..tools.toolbox import Toolbox
 from ..tools.trust import Trust
 from .sanitize import sanitize
+from .say import say
 from .wording import server_text
 
 DEMO = "demo"
@@ -37,11 +38,10 @@ def open_chat(
 
     `on_progress` is called in a thread of the engine's. With `apart` the model runs in a process of its own.
     """
-    if settings.model is None and sys.stderr is not None:
-        print(
-            "glmchat: this is the tiny bundled demo; choose a real model with --model zai-org/GLM-4.5-Air "
-            f"or in {default_config_path()}.",
-            file=sys.stderr,
+    if settings.model is None:
+        say(
+            "this is the tiny bundled demo; choose a real model with --model zai-org/GLM-4.5-Air "
+            f"or in {default_config_path()}."
         )
     return make_chat(
         settings, lambda: open_engine(settings, settings.model or DEMO, on_progress, apart=apart)
@@ -120,7 +120,7 @@ def print_prompt(settings: Settings, prompt: str) -> int:
     with closing(toolbox):
         for event in toolbox.wait(lambda: False):
             if isinstance(event, ToolServerFailed):
-                print(sanitize(f"glmchat: {server_text(event)}"), file=sys.stderr)
+                say(server_text(event))
         told = [dict(tool.declaration) for tool in toolbox.active]
     text = encoder.encode(messages, told, enable_thinking=settings.think).text
     sys.stdout.write(sanitize(text) + "\n" if sys.stdout.isatty() else text)

@@ -11,6 +11,7 @@ import sys
 from ..settings import NONE, Settings
 from ..tools.reading import read_text
 from .sanitize import sanitize
+from .say import say
 from .start import project_file, trust, trusted_text
 
 
@@ -20,7 +21,8 @@ def ask(settings: Settings) -> None:
     if NONE in settings.tools or not path.is_file() or trusted_text():
         return
     text = read_text(str(path))
-    print(f"This folder declares tools, in {path}:\n\n{sanitize(text).rstrip()}\n", file=sys.stderr)
+    shown = f"This folder declares tools, in {path}:\n\n{text}"
+    print(f"{sanitize(shown).rstrip()}\n", file=sys.stderr)
     question = "Trust them? (yes, or anything else to leave them out) "
     try:
         answer = input(question)
@@ -34,8 +36,7 @@ def ask(settings: Settings) -> None:
 def warn(settings: Settings) -> None:
     """Say in a pipe, where nobody can be asked, that they are left out."""
     if NONE not in settings.tools and project_file().is_file() and not trusted_text():
-        print(
-            f"glmchat: the tools in {project_file()} are left out: start glmchat here in a terminal to look "
-            "at them and trust them, or say --tools none.",
-            file=sys.stderr,
+        say(
+            f"the tools in {project_file()} are left out: start glmchat here in a terminal to look "
+            "at them and trust them, or say --tools none."
         )
