@@ -1,4 +1,4 @@
-"""Compiles glmchat/engine/attention.c on the way into a wheel, or for an editable installation.
+"""Compiles glmchat/engine/kernels/*.c on the way into a wheel, or for an editable installation.
 
 That needs gcc, and is for Linux on x86-64. Without it the package is complete too: torch's own kernel is used
 then.
@@ -17,8 +17,8 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-SOURCE = Path(__file__).with_name("glmchat") / "engine" / "attention.c"
-LIBRARY = SOURCE.with_name("libattention.so")
+KERNELS = Path(__file__).with_name("glmchat") / "engine" / "kernels"
+LIBRARY = KERNELS / "libkernels.so"
 FEATURES = ("avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512bf16")
 # -fopenmp, but not in the last step: the threads are those of the OpenMP that torch brings along.
 COMPILE = ["-std=gnu11", "-O3", "-fPIC", "-fopenmp", "-Wall", "-Wextra", *(f"-m{name}" for name in FEATURES)]
@@ -32,7 +32,7 @@ class Hook(BuildHookInterface[Any]):
             return
         if problem := compile_library():
             LIBRARY.unlink(missing_ok=True)
-            self.app.display_warning(f"Without an attention kernel of its own, as {problem}")
+            self.app.display_warning(f"Without kernels of its own, as {problem}")
             return
         build_data["pure_python"] = False
         build_data["tag"] = f"py3-none-{sysconfig.get_platform().replace('-', '_').replace('.', '_')}"
@@ -42,10 +42,11 @@ def compile_library() -> str:
     """Make LIBRARY; '' or why it could not be made."""
     compiler = shlex.split(os.environ.get("CC", "")) or ["gcc"]
     with tempfile.TemporaryDirectory() as folder:
-        made, linked = Path(folder) / "attention.o", Path(folder) / LIBRARY.name
+        linked = Path(folder) / LIBRARY.name
+        made = {source: Path(folder) / f"{source.stem}.o" for source in sorted(KERNELS.glob("*.c"))}
         for command in (
-            [*compiler, *COMPILE, "-c", str(SOURCE), "-o", str(made)],
-            [*compiler, "-shared", str(made), "-o", str(linked)],
+            *([*compiler, *COMPILE, "-c", str(source), "-o", str(o)] for source, o in made.items()),
+            [*compiler, "-shared", *map(str, made.values()), "-o", str(linked)],
         ):
             try:
                 done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)

@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 
-KERNEL = "glmchat/engine/libattention.so"
+KERNEL = "glmchat/engine/kernels/libkernels.so"
 COMPILES = platform.system() == "Linux" and platform.machine() == "x86_64" and bool(shutil.which("gcc"))
 
 
@@ -82,7 +82,7 @@ def test_wheel_holds_the_whole_package_and_nothing_else(unpacked: Path) -> None:
 
 
 @pytest.mark.skipif(not COMPILES, reason="no gcc for x86-64 on Linux")
-def test_wheel_holds_the_compiled_kernel(unpacked: Path) -> None:
+def test_wheel_holds_the_compiled_kernels(unpacked: Path) -> None:
     assert (unpacked / KERNEL).is_file()
     (info,) = unpacked.glob("*.dist-info")
     (tag,) = re.findall("^Tag: (.*)$", (info / "WHEEL").read_text(), re.MULTILINE)

@@ -16,7 +16,7 @@ READ = (
     "pyproject.toml",
     "constraints.txt",
     "hatch_build.py",
-    "glmchat/engine/attention.c",
+    "glmchat/engine/kernels/attention.c",
 )
 TOOLS = ("sh", "dirname", "cat", "cksum", "sed", "grep", "tee", "rm", "cut", "head", "tail")
 

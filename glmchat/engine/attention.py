@@ -4,8 +4,8 @@ transformers repeats the keys and values of a group for each of its query heads;
 without, reads them as often. Here all heads of a group are rows of one query, so that what they share is read
 once. A token after 4,000 in GLM-4.5-Air's shape takes a fortieth of the time, and nothing takes longer.
 
-That is said to torch's kernel; or to the one in attention.c, which for BF16 on some CPUs is two to four times
-as fast.
+That is said to torch's kernel; or to the one in kernels/attention.c, which for BF16 on some CPUs is two to
+four times as fast.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def use_grouped_attention(model: Any) -> None:
         _register()
         heads = getattr(model.config, "num_attention_heads", 0)
         size = getattr(model.config, "head_dim", None) or (heads and model.config.hidden_size // heads)
-        model.set_attn_implementation(NATIVE if size and native.fits(model.dtype, size) else GROUPED)
+        model.set_attn_implementation(NATIVE if size and native.attends(model.dtype, size) else GROUPED)
 
 
 @functools.cache

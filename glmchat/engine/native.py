@@ -1,55 +1,50 @@
-"""The kernel in attention.c, which is compiled when glmchat is installed, if there is gcc."""
+"""What is computed in C on a CPU, by kernels/, which is compiled when glmchat is installed, if there is gcc.
+
+They are for CPUs with AVX512-BF16. Where there is AMX too, torch's kernels use that; how these compare with
+them has not been measured, so they are left alone there.
+"""
 
 from __future__ import annotations
 
 import ctypes
 import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-LIBRARY = Path(__file__).with_name("libattention.so")
+LIBRARY = Path(__file__).with_name("kernels") / "libkernels.so"
+MOST_ROWS, MOST_PLAIN = 16, 4
+"""Up to so many rows are multiplied with a matrix, packed or not, faster than torch does it."""
 _SIZES, _LARGEST = 32, 256
 """Sizes of a head are multiples of it, and at most so large."""
+_BLOCK = 64
+"""Outputs in a block of a packed matrix."""
 
 
 @functools.cache
-def fits(dtype: Any, size: int) -> bool:
-    """Whether it attends faster here than torch does, to keys of this type and with heads of this size.
-
-    Where the CPU has AMX, torch's own kernel uses that; how the two compare there has not been measured.
-    """
+def attends(dtype: Any, size: int) -> bool:
+    """Whether there is a kernel for attention to keys of this type, with heads of this size."""
     import torch
 
-    def has(feature: str) -> bool:
-        return bool(getattr(torch.cpu, f"_is_{feature}_supported", lambda: False)())
-
-    return (
-        dtype == torch.bfloat16
-        and size % _SIZES == 0
-        and size <= _LARGEST
-        and has("avx512_bf16")
-        and not has("amx_tile")
-        and _kernel() is not None
-    )
+    return dtype == torch.bfloat16 and size % _SIZES == 0 and size <= _LARGEST and _kernels() is not None
 
 
 def takes(*tensors: Any) -> bool:
-    """Whether it fits query, key and value [1, heads, tokens, size], and they lie as it reads them."""
+    """Whether it is one for query, key and value [1, heads, tokens, size], and they lie as it reads them."""
     return all(
-        fits(t.dtype, t.shape[3]) and t.stride(3) == 1 and not t.stride(2) % 2 and t.device.type == "cpu"
+        attends(t.dtype, t.shape[3]) and t.stride(3) == 1 and not t.stride(2) % 2 and t.device.type == "cpu"
         for t in tensors
     )
 
 
 def attend(query: Any, key: Any, value: Any, scale: float) -> Any:
     """query [1, heads, n, d], of the last n of m tokens, each of which attends to itself and those before it;
-    key, value [1, groups, m, d]: [1, n, heads, d]."""
+    key, value [1, groups, m, d]; scale > 0: [1, n, heads, d]."""
     _, heads, rows, size = query.shape
     groups, length = key.shape[1:3]
     out = query.new_empty((1, rows, heads, size))
-    kernel = _kernel()
-    assert kernel is not None
-    kernel(
+    _usable().glmchat_attend(
         *(t.data_ptr() for t in (query, key, value, out)),
         *(heads, groups, rows, length, size),
         *(t.stride(dimension) for t in (query, key, value) for dimension in (1, 2)),
@@ -58,13 +53,100 @@ def attend(query: Any, key: Any, value: Any, scale: float) -> Any:
     return out
 
 
+@dataclass(frozen=True, slots=True)
+class Matrix:
+    """Where a packed matrix [outs, ins] lies, which has room for so many inputs. Its tensor must live on."""
+
+    address: int
+    outs: int
+    ins: int
+    room: int
+
+
+def find(packed: Any, weight: Any) -> Matrix | None:
+    """How to multiply with `packed`, made of `weight` [outs, ins] by oneDNN; None where that is left to it.
+
+    How oneDNN packs is its own affair, so it is looked at.
+    """
+    import torch
+
+    outs, ins = weight.shape
+    if _kernels() is None or weight.dtype != torch.bfloat16 or ins % 2:
+        return None
+    blocks = -(-outs // _BLOCK)
+    address, size = int(torch.ops.mkldnn.data_ptr(packed)), int(torch.ops.mkldnn._nbytes(packed))
+    room, left = divmod(size, blocks * _BLOCK * weight.element_size())
+    if left or room % 2 or room < ins:
+        return None
+    bytes_ = (ctypes.c_char * size).from_address(address)
+    found = torch.frombuffer(bytes_, dtype=torch.bfloat16).view(blocks, room // 2, _BLOCK, 2)
+    for block in {0, blocks - 1}:
+        rows = weight[block * _BLOCK : (block + 1) * _BLOCK]
+        expected = rows.new_zeros(_BLOCK, room)
+        expected[: len(rows), :ins] = rows
+        if not torch.equal(found[block], expected.view(_BLOCK, room // 2, 2).transpose(0, 1)):
+            return None
+    return Matrix(address, outs, ins, room)
+
+
+def multiply(x: Any, matrices: Sequence[Matrix], rows: Sequence[int], bias: Any = None) -> Any:
+    """x [n, ins], of which the first rows[0] go to the first matrix, the next to the second, and so on; all
+    matrices are of one shape: [n, outs], in which `bias` [outs] is added to each row."""
+    matrix, count = matrices[0], len(matrices)
+    x = x.contiguous()
+    out = x.new_empty((len(x), matrix.outs))
+    _usable().glmchat_multiply(
+        x.data_ptr(),
+        (ctypes.c_void_p * count)(*(m.address for m in matrices)),
+        (ctypes.c_ssize_t * count)(*rows),
+        *(count, matrix.outs, matrix.ins, matrix.room),
+        None if bias is None else bias.data_ptr(),
+        out.data_ptr(),
+    )
+    return out
+
+
+def multiplies(weight: Any) -> bool:
+    """Whether `multiply_plain` can be asked for."""
+    import torch
+
+    plain = weight.dtype == torch.bfloat16 and weight.device.type == "cpu" and weight.layout == torch.strided
+    return bool(plain and weight.is_contiguous() and _kernels() is not None)
+
+
+def multiply_plain(x: Any, weight: Any) -> Any:
+    """x [n, ins] by a weight [outs, ins] that is not packed: [n, outs]."""
+    x = x.contiguous()
+    out = x.new_empty((len(x), len(weight)))
+    _usable().glmchat_multiply_plain(x.data_ptr(), weight.data_ptr(), len(x), *weight.shape, out.data_ptr())
+    return out
+
+
+def _usable() -> ctypes.CDLL:
+    kernels = _kernels()
+    assert kernels is not None
+    return kernels
+
+
 @functools.cache
-def _kernel() -> Any:
-    """glmchat_attend of attention.c; None where it was not compiled, or finds no OpenMP that it knows."""
+def _kernels() -> ctypes.CDLL | None:
+    """The library; None where it was not compiled, finds no OpenMP that it knows, or is not for this CPU."""
+    import torch
+
+    def has(feature: str) -> bool:
+        return bool(getattr(torch.cpu, f"_is_{feature}_supported", lambda: False)())
+
+    if not has("avx512_bf16") or has("amx_tile"):
+        return None
     try:
-        kernel = ctypes.CDLL(str(LIBRARY)).glmchat_attend
+        kernels = ctypes.CDLL(str(LIBRARY))
     except OSError:
         return None
-    kernel.argtypes = [ctypes.c_void_p] * 4 + [ctypes.c_ssize_t] * 11 + [ctypes.c_double]
-    kernel.restype = None
-    return kernel
+    pointer, size = ctypes.c_void_p, ctypes.c_ssize_t
+    kernels.glmchat_attend.argtypes = [pointer] * 4 + [size] * 11 + [ctypes.c_double]
+    kernels.glmchat_attend.restype = None
+    kernels.glmchat_multiply.argtypes = [pointer] * 3 + [size] * 4 + [pointer] * 2
+    kernels.glmchat_multiply.restype = None
+    kernels.glmchat_multiply_plain.argtypes = [pointer] * 2 + [size] * 3 + [pointer]
+    kernels.glmchat_multiply_plain.restype = None
+    return kernels

@@ -7,6 +7,9 @@ takes a fifth to a third less time, and the numbers are the same.
 oneDNN makes a kernel for each number of rows, which takes half a millisecond, and has a slow one for a single
 row. So products have a few numbers of rows only: some rows are computed in vain. What that changes is at most
 the last bit of a single row of a large matrix, which comes out as it does beside others.
+
+A few rows go to kernels of our own, where there are: what takes time then is to read the weights, and oneDNN
+does not do that as fast as memory allows.
 """
 
 from __future__ import annotations
@@ -15,6 +18,8 @@ import functools
 import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
+
+from . import native
 
 _EXPERTS, _USUAL_EXPERTS = "glmchat_packed", "grouped_mm"
 _PARTS = ("gate_up_proj", "down_proj")
@@ -55,10 +60,12 @@ def pack(model: Any, on_copied: Callable[[str], None] = lambda _: None) -> Itera
             setattr(module, part, nn.ParameterList(_packed(expert) for expert in experts.detach()))
             yield
     for name, module in modules.items():
-        if type(module) is nn.Linear and _fits(module.weight) and id(module.weight) not in shared:
-            _pack_linear(module)
-            on_copied(f"{name}.weight")
-            yield
+        if type(module) is nn.Linear and _fits(module.weight):
+            if id(module.weight) not in shared:
+                module.weight = _packed(module.weight.detach())
+                on_copied(f"{name}.weight")
+                yield
+            _take_over(module)
 
 
 def use_packed_experts(model: Any) -> None:
@@ -89,12 +96,12 @@ def _fits(weight: Any) -> bool:
 def _packed(weight: Any) -> Any:
     import torch
 
-    packed = torch.ops.mkldnn._reorder_linear_weight(weight, 1)
-    return torch.nn.Parameter(packed, requires_grad=False)
+    packed: Any = torch.nn.Parameter(torch.ops.mkldnn._reorder_linear_weight(weight, 1), requires_grad=False)
+    packed.native = native.find(packed, weight)
+    return packed
 
 
-def _pack_linear(module: Any) -> None:
-    module.weight = _packed(module.weight.detach())
+def _take_over(module: Any) -> None:
     module.forward = functools.partial(_linear, module)
 
 
@@ -106,9 +113,13 @@ def _product(x: Any, weight: Any, bias: Any = None) -> Any:
     """x [..., in] by weight [out, in], packed or not: [..., out]."""
     import torch
 
-    if not weight.is_mkldnn:
-        return torch.nn.functional.linear(x, weight, bias)
     rows = x.numel() // x.shape[-1]
+    if not weight.is_mkldnn:
+        if rows <= native.MOST_PLAIN and bias is None and native.multiplies(weight):
+            return native.multiply_plain(x.reshape(rows, -1), weight).view(*x.shape[:-1], -1)
+        return torch.nn.functional.linear(x, weight, bias)
+    if rows <= native.MOST_ROWS and weight.native is not None:
+        return native.multiply(x.reshape(rows, -1), [weight.native], [rows], bias).view(*x.shape[:-1], -1)
     more = _room(rows, weight) - rows
     if more == 0:
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
@@ -170,6 +181,9 @@ def _run_experts(module: Any, x: Any, index: Any, weights: Any) -> Any:
         sorted_x[places] = x.repeat_interleave(each, dim=0)
 
     def run(parts: Any, x: Any) -> Any:
+        matrices = [matrix for n in hit if (matrix := getattr(parts[n], "native", None)) is not None]
+        if len(matrices) == len(hit) and max(sizes) <= native.MOST_ROWS:
+            return native.multiply(x, matrices, sizes)
         pieces = x.split(sizes)
         return torch.cat([_product(piece, parts[n]) for n, piece in zip(hit, pieces, strict=True)])
 

@@ -14,7 +14,7 @@ from glmchat.engine.memory import LoadOptions
 torch = pytest.importorskip("torch")
 
 needs_kernel = pytest.mark.skipif(
-    not native.fits(torch.bfloat16, 64),
+    not native.attends(torch.bfloat16, 64),
     reason="the kernel was not compiled (no gcc), or is not for this CPU (AVX512-BF16 without AMX)",
 )
 SHAPES = [(16, 4, 64), (96, 8, 128), (9, 3, 64), (6, 2, 32), (4, 4, 96), (2, 1, 256)]
@@ -169,9 +169,9 @@ class TestKernel:
         assert native.takes(query, key, value)
         assert not native.takes(query, key.float(), value)
         assert not native.takes(query, key, value.transpose(2, 3).contiguous().transpose(2, 3))
-        assert not native.fits(torch.float32, 64)
-        assert not native.fits(torch.bfloat16, 80)
-        assert not native.fits(torch.bfloat16, 512)
+        assert not native.attends(torch.float32, 64)
+        assert not native.attends(torch.bfloat16, 80)
+        assert not native.attends(torch.bfloat16, 512)
 
     def test_the_bundled_model_is_as_near_to_fp32_as_with_torchs(self) -> None:
         ids = torch.arange(100, 600)[None]

@@ -1,0 +1,116 @@
+/* Products of a few rows with matrices in BF16, on x86-64 with AVX512-BF16.
+
+   A token reads each weight once, so its products take as long as that. Matrices are as oneDNN has them packed,
+   which is how sixteen outputs at a time are summed from pairs of inputs. Sums are FP32. */
+
+#include <immintrin.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum { LANES = 16, VECTORS = 4, BLOCK = VECTORS * LANES };
+enum { MOST = 6, DOTS = 4 }; /* rows whose sums are in registers; rows, and outputs, of a plain matrix */
+
+#define INLINE static inline __attribute__((always_inline))
+#define UNROLL _Pragma("GCC unroll 8")
+
+typedef struct {
+    const uint16_t *bias; /* [outs], or none */
+    ptrdiff_t outs, ins;
+} Call;
+
+INLINE __m512 wide(__m256i few) { return (__m512)_mm512_slli_epi32(_mm512_cvtepu16_epi32(few), 16); }
+
+/* A block of outputs, from `begin` on, of the rows x [rows, ins]. `rows` is a constant here. */
+INLINE void multiply(const Call *call, const uint16_t *x, const uint32_t *block, ptrdiff_t begin, uint16_t *out,
+                     const int rows) {
+    __m512 sum[MOST][VECTORS];
+    UNROLL for (int r = 0; r < rows; r++) UNROLL for (int v = 0; v < VECTORS; v++) sum[r][v] = _mm512_setzero_ps();
+    for (ptrdiff_t p = 0; p < call->ins / 2; p++, block += BLOCK) {
+        __m512bh weights[VECTORS];
+        UNROLL for (int v = 0; v < VECTORS; v++) weights[v] = (__m512bh)_mm512_loadu_si512(block + v * LANES);
+        UNROLL for (int r = 0; r < rows; r++) {
+            const __m512bh pair = (__m512bh)_mm512_set1_epi32(((const int *)(x + r * call->ins))[p]);
+            UNROLL for (int v = 0; v < VECTORS; v++) sum[r][v] = _mm512_dpbf16_ps(sum[r][v], weights[v], pair);
+        }
+    }
+    UNROLL for (int v = 0; v < VECTORS; v++) {
+        const ptrdiff_t at = begin + v * LANES, left = call->outs - at;
+        const __mmask16 used = left >= LANES ? 0xffff : left <= 0 ? 0 : (1u << left) - 1;
+        const __m512 bias = call->bias ? wide(_mm256_maskz_loadu_epi16(used, call->bias + at)) : _mm512_setzero_ps();
+        UNROLL for (int r = 0; r < rows; r++)
+            _mm256_mask_storeu_epi16(out + r * call->outs + at, used,
+                                     (__m256i)_mm512_cvtneps_pbh(_mm512_add_ps(sum[r][v], bias)));
+    }
+}
+
+/* x [n, ins], of which the first rows[0] are multiplied with the first matrix [outs, ins], the next rows[1] with
+   the second, and so on: `out` [n, outs], with `bias` [outs] or NULL. `ins` is even.
+   A matrix is packed as [outs / 64][room / 2][64][2], with room for its inputs, zeros where it has no element. */
+void glmchat_multiply(const uint16_t *x, const uint32_t *const *matrices, const ptrdiff_t *rows, ptrdiff_t count,
+                      ptrdiff_t outs, ptrdiff_t ins, ptrdiff_t room, const uint16_t *bias, uint16_t *out) {
+    const Call call = {bias, outs, ins};
+    const ptrdiff_t blocks = (outs + BLOCK - 1) / BLOCK;
+#pragma omp parallel for schedule(static)
+    for (ptrdiff_t task = 0; task < count * blocks; task++) {
+        const ptrdiff_t number = task / blocks, begin = task % blocks * BLOCK;
+        const uint32_t *block = matrices[number] + begin * (room / 2);
+        ptrdiff_t row = 0;
+        for (ptrdiff_t i = 0; i < number; i++) row += rows[i];
+        for (ptrdiff_t left = rows[number]; left > 0; left -= MOST, row += MOST) {
+            const uint16_t *from = x + row * ins;
+            uint16_t *to = out + row * outs;
+            switch (left) {
+            case 1: multiply(&call, from, block, begin, to, 1); break;
+            case 2: multiply(&call, from, block, begin, to, 2); break;
+            case 3: multiply(&call, from, block, begin, to, 3); break;
+            case 4: multiply(&call, from, block, begin, to, 4); break;
+            case 5: multiply(&call, from, block, begin, to, 5); break;
+            default: multiply(&call, from, block, begin, to, MOST);
+            }
+        }
+    }
+}
+
+/* Sums of the products of x [rows, ins] with some outputs' weights [outs, ins]. All but `ins` are constants here. */
+INLINE void dot(const uint16_t *x, const uint16_t *weights, ptrdiff_t ins, __m512 sum[DOTS][DOTS], const int rows,
+                const int outs) {
+    UNROLL for (int r = 0; r < rows; r++) UNROLL for (int o = 0; o < outs; o++) sum[r][o] = _mm512_setzero_ps();
+    for (ptrdiff_t i = 0; i < ins; i += 2 * LANES) {
+        const __mmask32 used = ins - i >= 2 * LANES ? ~0u : (1u << (ins - i)) - 1;
+        __m512bh weight[DOTS];
+        UNROLL for (int o = 0; o < outs; o++)
+            weight[o] = (__m512bh)_mm512_maskz_loadu_epi16(used, weights + o * ins + i);
+        UNROLL for (int r = 0; r < rows; r++) {
+            const __m512bh row = (__m512bh)_mm512_maskz_loadu_epi16(used, x + r * ins + i);
+            UNROLL for (int o = 0; o < outs; o++) sum[r][o] = _mm512_dpbf16_ps(sum[r][o], weight[o], row);
+        }
+    }
+}
+
+/* x [rows, ins] by a matrix that is not packed, [outs, ins]: `out` [rows, outs]. */
+void glmchat_multiply_plain(const uint16_t *x, const uint16_t *matrix, ptrdiff_t rows, ptrdiff_t outs, ptrdiff_t ins,
+                            uint16_t *out) {
+#pragma omp parallel for schedule(static)
+    for (ptrdiff_t begin = 0; begin < outs; begin += DOTS)
+        for (ptrdiff_t row = 0; row < rows; row += DOTS) {
+            const int high = rows - row < DOTS ? (int)(rows - row) : DOTS;
+            const int many = outs - begin < DOTS ? (int)(outs - begin) : DOTS;
+            __m512 sum[DOTS][DOTS];
+            if (many == DOTS && high == 1)
+                dot(x + row * ins, matrix + begin * ins, ins, sum, 1, DOTS);
+            else if (many == DOTS && high == DOTS)
+                dot(x + row * ins, matrix + begin * ins, ins, sum, DOTS, DOTS);
+            else
+                for (int r = 0; r < high; r++)
+                    for (int o = 0; o < many; o++) {
+                        __m512 one[DOTS][DOTS];
+                        dot(x + (row + r) * ins, matrix + (begin + o) * ins, ins, one, 1, 1);
+                        sum[r][o] = one[0][0];
+                    }
+            for (int r = 0; r < high; r++)
+                for (int o = 0; o < many; o++) {
+                    const __m128bh rounded = _mm_cvtneps_pbh(_mm_set_ss(_mm512_reduce_add_ps(sum[r][o])));
+                    out[(row + r) * outs + begin + o] = (uint16_t)_mm_extract_epi16((__m128i)rounded, 0);
+                }
+        }
+}

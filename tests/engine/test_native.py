@@ -1,0 +1,97 @@
+"""Products in C: those of torch, for any shape, however many rows there are beside one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from glmchat.engine import native
+
+SHAPES = [(64, 32), (1, 2), (63, 34), (65, 100), (200, 576), (1000, 1000), (2816, 128), (96, 2048)]
+"""Outputs and inputs."""
+
+pytestmark = pytest.mark.skipif(
+    native._kernels() is None,
+    reason="the kernels were not compiled (no gcc), or are not for this CPU (AVX512-BF16 without AMX)",
+)
+
+
+def random(*shape: int, seed: int = 0) -> Any:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).bfloat16()
+
+
+def packed(weight: Any) -> tuple[Any, native.Matrix]:
+    """With the tensor, which must live on."""
+    tensor = torch.ops.mkldnn._reorder_linear_weight(weight, 1)
+    matrix = native.find(tensor, weight)
+    assert matrix is not None, "oneDNN packs otherwise than we know"
+    return tensor, matrix
+
+
+def assert_product(ours: Any, x: Any, weight: Any, bias: Any = None) -> None:
+    """No further from the exact one than by what the result is rounded by."""
+    exact = x.double() @ weight.double().T
+    if bias is not None:
+        exact = exact + bias.double()
+    slack = 1e-5 * (x.double().abs() @ weight.double().abs().T)  # of sums in FP32
+    assert ours.dtype == torch.bfloat16
+    assert bool(((ours.double() - exact).abs() <= 2**-8 * exact.abs() + slack + 1e-30).all())
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("biased", [False, True])
+def test_product_with_a_packed_matrix(shape: tuple[int, int], biased: bool) -> None:
+    weight = random(*shape)
+    bias = random(shape[0], seed=1) if biased else None
+    _keep, matrix = packed(weight)
+    for rows in range(1, native.MOST_ROWS + 1):
+        x = random(rows, shape[1], seed=rows)
+        assert_product(native.multiply(x, [matrix], [rows], bias), x, weight, bias)
+
+
+def test_products_with_several_matrices() -> None:
+    weights = [random(130, 66, seed=n) for n in range(4)]
+    kept = [packed(weight) for weight in weights]
+    rows = [3, 1, 7, 16]
+    x = random(sum(rows), 66, seed=9)
+    ours = native.multiply(x, [matrix for _, matrix in kept], rows)
+    for weight, part, out in zip(weights, x.split(rows), ours.split(rows), strict=True):
+        assert_product(out, part, weight)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_product_with_a_plain_matrix(shape: tuple[int, int]) -> None:
+    weight = random(*shape)
+    assert native.multiplies(weight)
+    for rows in range(1, native.MOST_PLAIN + 2):
+        x = random(rows, shape[1], seed=rows)
+        assert_product(native.multiply_plain(x, weight), x, weight)
+
+
+def test_a_row_is_the_same_alone_as_beside_others() -> None:
+    weight = random(1000, 1000)
+    _keep, matrix = packed(weight)
+    x = random(16, 1000, seed=1)
+    together = native.multiply(x, [matrix], [16])
+    for row in range(16):
+        assert torch.equal(native.multiply(x[row : row + 1], [matrix], [1])[0], together[row])
+
+
+def test_rows_that_are_no_neighbours() -> None:
+    weight, wide = random(64, 64), random(4, 128, seed=1)
+    _keep, matrix = packed(weight)
+    assert_product(native.multiply(wide[:, ::2], [matrix], [4]), wide[:, ::2], weight)
+    assert_product(native.multiply_plain(wide[:, ::2], weight), wide[:, ::2], weight)
+
+
+def test_what_is_left_to_torch() -> None:
+    weight = random(64, 64)
+    tensor = torch.ops.mkldnn._reorder_linear_weight(weight, 1)
+    assert native.find(tensor, weight.flip(0)) is None  # packed otherwise than was thought
+    odd = random(64, 63)
+    assert native.find(torch.ops.mkldnn._reorder_linear_weight(odd, 1), odd) is None
+    assert not native.multiplies(weight.float())
+    assert not native.multiplies(weight.T)
+    assert not native.multiplies(tensor)
