@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 LIBRARY = Path(__file__).with_name("kernels") / "libkernels.so"
-MOST_ROWS, MOST_PLAIN = 16, 4
-"""Up to so many rows are multiplied with a matrix, packed or not, faster than torch does it."""
+MOST_PLAIN = 4
+"""Up to so many rows are multiplied with a matrix that is not packed faster than torch does it."""
 _SIZES, _LARGEST = 32, 256
 """Sizes of a head are multiples of it, and at most so large."""
 _BLOCK = 64

@@ -4,12 +4,12 @@ torch hands oneDNN its weights row by row, to be sorted anew for each matrix pro
 through all experts of a layer where a token needs a few. Sorted once, and with its own experts only, a token
 takes a fifth to a third less time, and the numbers are the same.
 
-oneDNN makes a kernel for each number of rows, which takes half a millisecond, and has a slow one for a single
-row. So products have a few numbers of rows only: some rows are computed in vain. What that changes is at most
-the last bit of a single row of a large matrix, which comes out as it does beside others.
+Where there are kernels of our own they do the products: they take as long as memory takes to read the
+weights, or, for many rows, as long as oneDNN.
 
-A few rows go to kernels of our own, where there are: what takes time then is to read the weights, and oneDNN
-does not do that as fast as memory allows.
+oneDNN makes a kernel for each number of rows, which takes half a millisecond, and has a slow one for a single
+row. So its products have a few numbers of rows only: some rows are computed in vain. What that changes is at
+most the last bit of a single row of a large matrix, which comes out as it does beside others.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 from . import native
 
@@ -118,7 +118,7 @@ def _product(x: Any, weight: Any, bias: Any = None) -> Any:
         if rows <= native.MOST_PLAIN and bias is None and native.multiplies(weight):
             return native.multiply_plain(x.reshape(rows, -1), weight).view(*x.shape[:-1], -1)
         return torch.nn.functional.linear(x, weight, bias)
-    if rows <= native.MOST_ROWS and weight.native is not None:
+    if weight.native is not None:
         return native.multiply(x.reshape(rows, -1), [weight.native], [rows], bias).view(*x.shape[:-1], -1)
     more = _room(rows, weight) - rows
     if more == 0:
@@ -156,6 +156,12 @@ def _register() -> None:
     ExpertsInterface.register(_EXPERTS, _run_experts)
 
 
+def _natives(parts: Any, numbers: list[int]) -> list[native.Matrix] | None:
+    """The matrices with these numbers, if our own kernel multiplies them."""
+    found = [getattr(parts[n], "native", None) for n in numbers]
+    return None if None in found else cast("list[native.Matrix]", found)
+
+
 def _run_experts(module: Any, x: Any, index: Any, weights: Any) -> Any:
     """The weighted sum of each row's experts: x [n, hidden], index and weights [n, k] → [n, hidden]."""
     import torch
@@ -168,7 +174,9 @@ def _run_experts(module: Any, x: Any, index: Any, weights: Any) -> Any:
     else:
         counts = torch.bincount(chosen).tolist()
         hit = [n for n, count in enumerate(counts) if count]
-        sizes = [_rounded(counts[n]) for n in hit]
+        sizes = [counts[n] for n in hit]
+        if _natives(module.gate_up_proj, hit) is None:
+            sizes = [_rounded(size) for size in sizes]
         ends = list(itertools.accumulate(sizes))
         places = torch.empty_like(chosen)  # where each row stands for each of its experts
         places[chosen.argsort()] = torch.cat(
@@ -181,8 +189,7 @@ def _run_experts(module: Any, x: Any, index: Any, weights: Any) -> Any:
         sorted_x[places] = x.repeat_interleave(each, dim=0)
 
     def run(parts: Any, x: Any) -> Any:
-        matrices = [matrix for n in hit if (matrix := getattr(parts[n], "native", None)) is not None]
-        if len(matrices) == len(hit) and max(sizes) <= native.MOST_ROWS:
+        if matrices := _natives(parts, hit):
             return native.multiply(x, matrices, sizes)
         pieces = x.split(sizes)
         return torch.cat([_product(piece, parts[n]) for n, piece in zip(hit, pieces, strict=True)])

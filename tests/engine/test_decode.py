@@ -197,10 +197,9 @@ class TestReadingAhead:
         assert cached >= 1000
 
     def cached(self, engine: LocalEngine, text: str) -> int:
-        """How many tokens of this question are in the cache; it is not read for that."""
-        assert engine._runner is not None
+        """How many tokens of this question are in the cache; looked up between one reading and the next."""
         ids = engine.render(Conversation([{"role": "user", "content": text}]), options=GREEDY).ids
-        branches = engine._runner._decoder.prefixes._branches
+        branches = engine.lend(lambda decoder, *_: list(decoder.prefixes._branches))
         return max((common_prefix(ids, branch.ids) for branch in branches), default=0)
 
     def test_it_stops_for_a_turn(self, plain: LocalEngine) -> None:
