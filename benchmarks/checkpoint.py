@@ -51,10 +51,9 @@ LARGE = SHAPE | {
 AIR_LAYERS = {
     **{key: value for key, value in AIR.items() if key != "vocab_size"},
     "num_hidden_layers": 2,
-    "n_routed_experts": 16,
     "num_nextn_predict_layers": 0,
 }
-"""A dense layer and one with experts in the shape of GLM-4.5-Air's: what attention to a long history takes
+"""A dense layer and one with its 128 experts in the shape of GLM-4.5-Air: what attention to a long history takes
 beside the weights of a token is what it is there; in small models it is several times as much."""
 
 

@@ -7,6 +7,10 @@ is pasted and sent at once is not. Without reuse the same turn stands behind ano
 nothing of it is in the cache. The bare forward is transformers' own, on a cache that holds all but the new
 tokens: what is left when everything else costs nothing. A step of decoding behind the same history is the
 least that any first token takes.
+
+New tokens attend to all of the history, which the message alone and an early turn do not. What that takes at
+least is told too: its products as fast as this machine multiplies, or reading the KV cache as fast as memory
+is, whichever is longer. "at the limit" compares with both together.
 """
 
 from __future__ import annotations
@@ -16,14 +20,17 @@ import tempfile
 import time
 from pathlib import Path
 
+from glmchat.engine.bandwidth import read_bandwidth
 from glmchat.engine.base import GenerationOptions
 from glmchat.engine.local import LocalEngine, open_local
 from glmchat.engine.memory import LoadOptions
 from glmchat.events import TurnDone
+from glmchat.glm.checkpoints import resolve
 from glmchat.messages import Conversation, Message
 
 from .checkpoint import AIR_LAYERS, write_random_checkpoint
 from .decode import BareLoop
+from .gpu import matmul_speed
 from .report import Comparison, show
 
 OPTIONS = GenerationOptions(greedy=True, max_tokens=2, enable_thinking=False)
@@ -82,17 +89,33 @@ def _compare(
         alone.append(_ttft(_ask(engine, [other, question])))
         second.append(_ttft(_ask(engine, [*longer[:2], question], read=True, typed=typed)))
         last.append(_ttft(_ask(engine, [*longer, question], read=True, typed=typed)))
-    how = f"{'typed' if typed else 'sent at once'}, {usage.prompt_tokens - usage.cached_tokens} new"
+    new = usage.prompt_tokens - usage.cached_tokens
+    how = f"{'typed' if typed else 'sent at once'}, {new} new"
+    least = _least_attention_s(engine, new, usage.cached_tokens)
     rows = [
         ("  ÷ the message alone", warm, alone, 1.3),
+        ("  ÷ that, and attention at the limit", warm, [s + least for s in alone], 1.3),
         ("  ÷ a step of decoding", warm, step, 1.3 if typed else None),
         (f"  turn {args.last} ÷ turn 2", last, second, 1.3),
+        ("  ÷ that, and attention at the limit", last, [s + least for s in second], 1.3),
     ]
     if bare is not None:
         rows = [("  ÷ no reuse", warm, cold, 0.05), ("  ÷ a bare forward", warm, floor, 1.3), *rows]
     name = f"{Path(engine.info.name).name}, turn {args.turns}, {usage.prompt_tokens:,} tokens; {how}"
     rows[0] = (f"{name} {rows[0][0].strip()}", *rows[0][1:])
     return [Comparison(*row, more_is_better=False) for row in rows]
+
+
+def _least_attention_s(engine: LocalEngine, new: int, known: int) -> float:
+    """What it takes at least that so many new tokens attend to so many known ones, in BF16."""
+    import torch
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(resolve(engine.info.name).folder)
+    each = config.num_hidden_layers * config.head_dim * known
+    products = 4 * each * config.num_attention_heads * new  # with keys and with values, 2 FLOP a product
+    kv_bytes = 4 * each * config.num_key_value_heads
+    return max(products / matmul_speed(torch.device("cpu"), 2048), kv_bytes / read_bandwidth("cpu"))
 
 
 def _history(engine: LocalEngine, turns: int, tokens: int) -> list[Message]:
