@@ -53,8 +53,8 @@ AIR_LAYERS = {
     "num_hidden_layers": 2,
     "num_nextn_predict_layers": 0,
 }
-"""A dense layer and one with its 128 experts in the shape of GLM-4.5-Air: what attention to a long history takes
-beside the weights of a token is what it is there; in small models it is several times as much."""
+"""A dense layer and one with all of its experts in the shape of GLM-4.5-Air: what attention to a long history
+takes beside the weights of a token is what it is there; in small models it is several times as much."""
 
 
 def write_random_checkpoint(folder: Path, shape: dict[str, int] = SHAPE) -> Path:
