@@ -70,6 +70,20 @@ def test_no_mask_for_the_last_of_all_tokens_is_a_causal_one(dtype: Any) -> None:
     assert torch.allclose(ours, theirs, atol=1e-6 if dtype == torch.float32 else 1e-2)
 
 
+def test_what_is_not_causal_goes_to_torch() -> None:
+    """No mask then means that all attend to all."""
+    from transformers import AttentionInterface
+
+    module = llama_attention()
+    module.is_causal = False
+    query = torch.rand(1, 4, 9, 64).bfloat16()
+    ours, theirs = (
+        AttentionInterface()[name](module, query, query, query, None, scaling=0.3)[0]
+        for name in (attention.NATIVE, "sdpa")
+    )
+    assert torch.equal(ours, theirs)
+
+
 ASKED = {"batch_size": 1, "q_length": 3, "kv_length": 10, "q_offset": 7, "kv_offset": 0}
 
 
