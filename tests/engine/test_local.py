@@ -21,7 +21,7 @@ from glmchat.engine.loading import LoadedModel
 from glmchat.engine.local import LocalEngine, open_local
 from glmchat.errors import ModelError, TemplateError
 from glmchat.events import LoadProgress, PrefillProgress, PromptReady, TurnsDropped
-from glmchat.messages import Conversation
+from glmchat.messages import Conversation, Message
 from tests import tiny
 
 from .conformance import GREEDY, EngineConformance, ask, done
@@ -86,6 +86,26 @@ def test_cache_is_reused_for_what_both_prompts_share(shared: LocalEngine) -> Non
     assert first.usage.prompt_tokens <= second.usage.cached_tokens < second.usage.prompt_tokens
     with open_local(shared.info.name) as fresh:
         assert done(fresh.generate(conversation, options=GREEDY)).message == second.message
+
+
+def test_the_same_prompt_is_rendered_once(shared: LocalEngine) -> None:
+    def tool(default: object) -> dict[str, object]:
+        parameters = {"type": "object", "properties": {"a": {"default": default}}}
+        return {"type": "function", "function": {"name": "f", "description": "", "parameters": parameters}}
+
+    first, again = (shared.render(Conversation([Message("user", "hi")]), tools=[tool(1)]) for _ in range(2))
+    assert again is first
+    assert shared.render(Conversation([Message("user", "ho")]), tools=[tool(1)]) != first
+    true = shared.render(
+        Conversation([Message("user", "hi")]), tools=[tool(True)]
+    )  # which equals 1 in Python
+    assert "true" in true.text
+    quick = shared.render(
+        Conversation([Message("user", "hi")]),
+        tools=[tool(1)],
+        options=GenerationOptions(enable_thinking=False),
+    )
+    assert quick != first
 
 
 class TestFaults:
