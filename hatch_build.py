@@ -42,8 +42,8 @@ def compile_library() -> str:
     """Make LIBRARY; '' or why it could not be made."""
     compiler = shlex.split(os.environ.get("CC", "")) or ["gcc"]
     with tempfile.TemporaryDirectory() as folder:
-        linked = Path(folder) / LIBRARY.name
         made = {source: Path(folder) / f"{source.stem}.o" for source in sorted(KERNELS.glob("*.c"))}
+        linked = LIBRARY.with_suffix(".new")  # a running glmchat may use the old one
         for command in (
             *([*compiler, *COMPILE, "-c", str(source), "-o", str(o)] for source, o in made.items()),
             [*compiler, "-shared", *map(str, made.values()), "-o", str(linked)],
@@ -54,8 +54,5 @@ def compile_library() -> str:
                 return str(e)
             if done.returncode:
                 return f"{shlex.join(command)} says: {done.stderr[-500:]}"
-        data = linked.read_bytes()
-    beside = LIBRARY.with_suffix(".new")  # in use by a running glmchat it may be
-    beside.write_bytes(data)
-    beside.replace(LIBRARY)
+    linked.replace(LIBRARY)
     return ""

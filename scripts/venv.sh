@@ -28,7 +28,7 @@ say() {  # a line that the next one overwrites; nothing where stderr is not a te
 
 state() {  # all that an installation depends on; the programs in a venv hold its absolute path
     pwd
-    cksum pyproject.toml constraints.txt hatch_build.py glmchat/engine/kernels/*.c
+    cksum pyproject.toml constraints.txt hatch_build.py glmchat/engine/kernels/*.[ch]
 }
 
 ready() {

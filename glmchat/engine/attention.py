@@ -65,11 +65,11 @@ def _native(
     if attention_mask is None:
         _, _, rows, size = query.shape
         length = key.shape[2]
-        causal = rows == 1 or False not in (more.get("is_causal"), getattr(module, "is_causal", None))
-        if causal and _is_usual(query, more) and native.takes(query, key, value):
-            return native.attend(query, key, value, size**-0.5 if scaling is None else scaling), None
-        if causal and 1 < rows < length:
-            attention_mask = query.new_ones((1, 1, rows, length), dtype=bool).tril(length - rows)
+        if rows == 1 or False not in (more.get("is_causal"), getattr(module, "is_causal", None)):
+            if _is_usual(query, more) and native.takes(query, key, value):
+                return native.attend(query, key, value, size**-0.5 if scaling is None else scaling), None
+            if 1 < rows < length:
+                attention_mask = query.new_ones((1, 1, rows, length), dtype=bool).tril(length - rows)
     return _grouped(module, query, key, value, attention_mask, scaling, **more)
 
 

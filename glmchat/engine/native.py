@@ -22,6 +22,13 @@ _BLOCK = 64
 """Outputs in a block of a packed matrix."""
 
 
+def cpu_has(feature: str) -> bool:
+    """`avx512_bf16` or `amx_tile`, as torch tells; not where torch does not know."""
+    import torch
+
+    return bool(getattr(torch.cpu, f"_is_{feature}_supported", lambda: False)())
+
+
 @functools.cache
 def attends(dtype: Any, size: int) -> bool:
     """Whether there is a kernel for attention to keys of this type, with heads of this size."""
@@ -131,12 +138,7 @@ def _usable() -> ctypes.CDLL:
 @functools.cache
 def _kernels() -> ctypes.CDLL | None:
     """The library; None where it was not compiled, finds no OpenMP that it knows, or is not for this CPU."""
-    import torch
-
-    def has(feature: str) -> bool:
-        return bool(getattr(torch.cpu, f"_is_{feature}_supported", lambda: False)())
-
-    if not has("avx512_bf16") or has("amx_tile"):
+    if not cpu_has("avx512_bf16") or cpu_has("amx_tile"):
         return None
     try:
         kernels = ctypes.CDLL(str(LIBRARY))

@@ -131,7 +131,8 @@ def _product(x: Any, weight: Any, bias: Any = None) -> Any:
 def _room(rows: int, weight: Any) -> int:
     """With how many rows so many are multiplied by `weight`."""
     if rows < _FEW:
-        return _FEW if weight.numel() >= _LARGE and _has_bf16_products() else rows
+        # Without BF16 of the CPU's own, oneDNN turns it into FP32, and each row takes its time.
+        return _FEW if weight.numel() >= _LARGE and native.cpu_has("avx512_bf16") else rows
     return _rounded(rows)
 
 
@@ -139,14 +140,6 @@ def _rounded(rows: int) -> int:
     """The same up to 16; from there on in steps of an eighth or less."""
     step = max(4, 1 << (rows - 1).bit_length() - 4) if rows > 16 else 1
     return rows + -rows % step
-
-
-@functools.cache
-def _has_bf16_products() -> bool:
-    """Whether this CPU multiplies BF16 itself. Where oneDNN turns them into FP32 each row takes its time."""
-    import torch
-
-    return bool(getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)())
 
 
 @functools.cache

@@ -10,13 +10,10 @@ import pytest
 from glmchat.engine import attention, native
 from glmchat.engine.local import LocalEngine, open_local
 from glmchat.engine.memory import LoadOptions
+from tests.kernels import needs_kernels
 
 torch = pytest.importorskip("torch")
 
-needs_kernel = pytest.mark.skipif(
-    not native.attends(torch.bfloat16, 64),
-    reason="the kernel was not compiled (no gcc), or is not for this CPU (AVX512-BF16 without AMX)",
-)
 SHAPES = [(16, 4, 64), (96, 8, 128), (9, 3, 64), (6, 2, 32), (4, 4, 96), (2, 1, 256)]
 """Query heads, heads of keys, size."""
 
@@ -131,7 +128,7 @@ def tensors(shape: tuple[int, int, int], rows: int, length: int, *, seed: int = 
     return query, room[0][:, :, :length], room[1][:, :, :length]
 
 
-@needs_kernel
+@needs_kernels
 class TestKernel:
     @pytest.mark.parametrize("shape", SHAPES)
     @pytest.mark.parametrize("rows", [1, 2, 5, 21, 100])

@@ -8,14 +8,12 @@ import pytest
 import torch
 
 from glmchat.engine import native
+from tests.kernels import needs_kernels
 
 SHAPES = [(64, 32), (1, 2), (63, 34), (65, 100), (200, 576), (1000, 1000), (2816, 128), (96, 2048)]
 """Outputs and inputs."""
 
-pytestmark = pytest.mark.skipif(
-    native._kernels() is None,
-    reason="the kernels were not compiled (no gcc), or are not for this CPU (AVX512-BF16 without AMX)",
-)
+pytestmark = needs_kernels
 
 
 def random(*shape: int, seed: int = 0) -> Any:

@@ -3,15 +3,10 @@
    A token reads each weight once, so its products take as long as that. Matrices are as oneDNN has them packed,
    which is how sixteen outputs at a time are summed from pairs of inputs. Sums are FP32. */
 
-#include <immintrin.h>
-#include <stddef.h>
-#include <stdint.h>
+#include "tile.h"
 
-enum { LANES = 16, VECTORS = 4, BLOCK = VECTORS * LANES };
+enum { VECTORS = 4, BLOCK = VECTORS * LANES };
 enum { MOST = 6, DOTS = 4 }; /* rows whose sums are in registers; rows, and outputs, of a plain matrix */
-
-#define INLINE static inline __attribute__((always_inline))
-#define UNROLL _Pragma("GCC unroll 8")
 
 typedef struct {
     const uint16_t *bias; /* [outs], or none */
@@ -21,25 +16,18 @@ typedef struct {
 INLINE __m512 wide(__m256i few) { return (__m512)_mm512_slli_epi32(_mm512_cvtepu16_epi32(few), 16); }
 
 /* A block of outputs, from `begin` on, of the rows x [rows, ins]. `rows` is a constant here. */
-INLINE void multiply(const Call *call, const uint16_t *x, const uint32_t *block, ptrdiff_t begin, uint16_t *out,
+INLINE void block_of(const Call *call, const uint16_t *x, const uint32_t *block, ptrdiff_t begin, uint16_t *out,
                      const int rows) {
-    __m512 sum[MOST][VECTORS];
-    UNROLL for (int r = 0; r < rows; r++) UNROLL for (int v = 0; v < VECTORS; v++) sum[r][v] = _mm512_setzero_ps();
-    for (ptrdiff_t p = 0; p < call->ins / 2; p++, block += BLOCK) {
-        __m512bh weights[VECTORS];
-        UNROLL for (int v = 0; v < VECTORS; v++) weights[v] = (__m512bh)_mm512_loadu_si512(block + v * LANES);
-        UNROLL for (int r = 0; r < rows; r++) {
-            const __m512bh pair = (__m512bh)_mm512_set1_epi32(((const int *)(x + r * call->ins))[p]);
-            UNROLL for (int v = 0; v < VECTORS; v++) sum[r][v] = _mm512_dpbf16_ps(sum[r][v], weights[v], pair);
-        }
-    }
-    UNROLL for (int v = 0; v < VECTORS; v++) {
+    float sums[MOST * BLOCK];
+    multiply(sums, NULL, (const uint32_t *)x, call->ins / 2, 1, block, call->ins / 2, rows, VECTORS);
+    for (int v = 0; v < VECTORS; v++) {
         const ptrdiff_t at = begin + v * LANES, left = call->outs - at;
         const __mmask16 used = left >= LANES ? 0xffff : left <= 0 ? 0 : (1u << left) - 1;
         const __m512 bias = call->bias ? wide(_mm256_maskz_loadu_epi16(used, call->bias + at)) : _mm512_setzero_ps();
-        UNROLL for (int r = 0; r < rows; r++)
-            _mm256_mask_storeu_epi16(out + r * call->outs + at, used,
-                                     (__m256i)_mm512_cvtneps_pbh(_mm512_add_ps(sum[r][v], bias)));
+        for (int r = 0; r < rows; r++) {
+            const __m512 sum = _mm512_add_ps(_mm512_loadu_ps(sums + r * BLOCK + v * LANES), bias);
+            _mm256_mask_storeu_epi16(out + r * call->outs + at, used, (__m256i)_mm512_cvtneps_pbh(sum));
+        }
     }
 }
 
@@ -60,12 +48,12 @@ void glmchat_multiply(const uint16_t *x, const uint32_t *const *matrices, const 
             const uint16_t *from = x + row * ins;
             uint16_t *to = out + row * outs;
             switch (left) {
-            case 1: multiply(&call, from, block, begin, to, 1); break;
-            case 2: multiply(&call, from, block, begin, to, 2); break;
-            case 3: multiply(&call, from, block, begin, to, 3); break;
-            case 4: multiply(&call, from, block, begin, to, 4); break;
-            case 5: multiply(&call, from, block, begin, to, 5); break;
-            default: multiply(&call, from, block, begin, to, MOST);
+            case 1: block_of(&call, from, block, begin, to, 1); break;
+            case 2: block_of(&call, from, block, begin, to, 2); break;
+            case 3: block_of(&call, from, block, begin, to, 3); break;
+            case 4: block_of(&call, from, block, begin, to, 4); break;
+            case 5: block_of(&call, from, block, begin, to, 5); break;
+            default: block_of(&call, from, block, begin, to, MOST);
             }
         }
     }
