@@ -69,7 +69,6 @@ class TurnRunner:
         self._encoder = encoder
         self._loaded = loaded
         self._decoder = Decoder(loaded)
-        self._rendered: tuple[str, Prompt] | None = None
 
     def run(self, turn: Turn) -> None:
         """Put the turn's events into its outbox, the last a TurnDone.
@@ -116,21 +115,13 @@ class TurnRunner:
     def render(
         self, messages: Sequence[Message], tools: Sequence[dict[str, Any]], options: GenerationOptions
     ) -> Prompt:
-        """What the model reads; touches no tensors, so any thread may call it.
-
-        A turn that was read ahead is not rendered again: late in a conversation that takes milliseconds.
-        """
-        asked = repr((messages, tools, options.enable_thinking))  # equal values may be told apart: 1 and True
-        if (last := self._rendered) is not None and last[0] == asked:
-            return last[1]
-        prompt = self._encoder.encode(
+        """What the model reads; touches no tensors, so any thread may call it."""
+        return self._encoder.encode(
             messages,
             tools,
             enable_thinking=options.enable_thinking,
             add_generation_prompt=not messages or messages[-1].role != "assistant",
         )
-        self._rendered = asked, prompt
-        return prompt
 
     def lend(self, job: Callable[[Decoder, Checkpoint], Result]) -> Result:
         """What `job` makes of the decoder and the checkpoint, in the context in which turns run."""

@@ -8,7 +8,7 @@
 3. A tokenizer with the same model but no added tokens other than the stand-ins encodes the whole in one
    go; the stand-ins' ids give way to the control tokens'.
 4. What stands before a control token has no part in the ids behind it. So of a text that begins as the one
-   before it only the rest is encoded: a turn costs what is new in it.
+   before it only the rest is encoded: a turn costs what is new in it; one that was read ahead, nothing.
 
 Stand-ins and marks are Unicode noncharacters, which no text should contain; they are removed from what
 comes in. For text that spells no control token the ids are those of the plain way: render, then encode.
@@ -54,6 +54,7 @@ class PromptEncoder:
         """`tokenizer`: a `tokenizers.Tokenizer`, the path of a tokenizer.json, or a fast transformers one."""
         self.template = ChatTemplate.load(template)
         self._controls = _Controls(_backend(tokenizer))
+        self._last: tuple[str, Prompt] | None = None
 
     def encode(
         self,
@@ -64,17 +65,24 @@ class PromptEncoder:
         clear_thinking: bool | None = None,
         add_generation_prompt: bool = True,
     ) -> Prompt:
-        """Render and encode. Raises: ConversationError, TemplateError."""
+        """Render and encode, but not the same twice in a row. Raises: ConversationError, TemplateError."""
         controls = self._controls
+        told = template_messages(messages)
+        toggles = (enable_thinking, clear_thinking, add_generation_prompt)
+        asked = repr((told, tools, toggles))  # as text: 1 and True are equal values
+        if (last := self._last) is not None and last[0] == asked:
+            return last[1]
         marked = self.template.render(
-            [{**controls.disarm(m), "role": m["role"]} for m in template_messages(messages)],
+            [{**controls.disarm(m), "role": m["role"]} for m in told],
             controls.disarm(tools),
             enable_thinking=enable_thinking,
             clear_thinking=clear_thinking,
             add_generation_prompt=add_generation_prompt,
         )
         text = marked.replace(_MARK, "")
-        return Prompt(text, controls.encode(marked), add_generation_prompt and thinking_open(text))
+        prompt = Prompt(text, controls.encode(marked), add_generation_prompt and thinking_open(text))
+        self._last = asked, prompt
+        return prompt
 
 
 def encode_prompt(
