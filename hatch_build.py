@@ -18,7 +18,8 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 KERNELS = Path(__file__).with_name("glmchat") / "engine" / "kernels"
-LIBRARY = KERNELS / "libkernels.so"
+BUILDS = {"avx512_bf16": [], "amx_tile": ["-mamx-tile", "-mamx-bf16"]}
+"""Libraries, called after what a CPU must have, and how they are compiled."""
 FEATURES = ("avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512bf16")
 # -fopenmp, but not in the last step: the threads are those of the OpenMP that torch brings along.
 COMPILE = ["-std=gnu11", "-O3", "-fPIC", "-fopenmp", "-Wall", "-Wextra", *(f"-m{name}" for name in FEATURES)]
@@ -30,23 +31,24 @@ class Hook(BuildHookInterface[Any]):
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
             return
-        if problem := compile_library():
-            LIBRARY.unlink(missing_ok=True)
-            self.app.display_warning(f"Without kernels of its own, as {problem}")
-            return
-        build_data["pure_python"] = False
-        build_data["tag"] = f"py3-none-{sysconfig.get_platform().replace('-', '_').replace('.', '_')}"
+        for old in KERNELS.glob("*.so"):
+            old.unlink()  # a running glmchat keeps what it has loaded
+        for name, more in BUILDS.items():
+            if problem := compile_library(KERNELS / f"{name}.so", more):
+                self.app.display_warning(f"Without kernels for {name}, as {problem}")
+        if any(KERNELS.glob("*.so")):
+            build_data["pure_python"] = False
+            build_data["tag"] = f"py3-none-{sysconfig.get_platform().replace('-', '_').replace('.', '_')}"
 
 
-def compile_library() -> str:
-    """Make LIBRARY; '' or why it could not be made."""
+def compile_library(library: Path, more: list[str]) -> str:
+    """Make it; '' or why it could not be made."""
     compiler = shlex.split(os.environ.get("CC", "")) or ["gcc"]
     with tempfile.TemporaryDirectory() as folder:
         made = {source: Path(folder) / f"{source.stem}.o" for source in sorted(KERNELS.glob("*.c"))}
-        linked = LIBRARY.with_suffix(".new")  # a running glmchat may use the old one
         for command in (
-            *([*compiler, *COMPILE, "-c", str(source), "-o", str(o)] for source, o in made.items()),
-            [*compiler, "-shared", *map(str, made.values()), "-o", str(linked)],
+            *([*compiler, *COMPILE, *more, "-c", str(source), "-o", str(o)] for source, o in made.items()),
+            [*compiler, "-shared", *map(str, made.values()), "-o", str(library)],
         ):
             try:
                 done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
@@ -54,5 +56,4 @@ def compile_library() -> str:
                 return str(e)
             if done.returncode:
                 return f"{shlex.join(command)} says: {done.stderr[-500:]}"
-    linked.replace(LIBRARY)
     return ""

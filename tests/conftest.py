@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from . import smollm2, tiny
+from .kernels import kernels  # noqa: F401
 
 # A runner in the background starts with SIGINT ignored, which every program under test would inherit.
 signal.signal(signal.SIGINT, signal.default_int_handler)

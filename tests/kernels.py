@@ -1,12 +1,24 @@
-"""For tests of the kernels in C. Where they were compiled, for this CPU, they must load: none is skipped."""
+"""For tests of the kernels in C: each build that runs on this CPU. What was compiled must load: none is skipped."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import pytest
 
 from glmchat.engine import native
 
-needs_kernels = pytest.mark.skipif(
-    not native.LIBRARY.is_file() or not native.cpu_has("avx512_bf16") or native.cpu_has("amx_tile"),
-    reason="the kernels were not compiled (no gcc), or are not for this CPU (AVX512-BF16 without AMX)",
-)
+
+@pytest.fixture(params=native.INPUTS)
+def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The build that is in use meanwhile."""
+    build: str = request.param
+    if not native.library(build).is_file() or not native.cpu_has(build):
+        pytest.skip(f"the kernels for {build} were not compiled (no gcc), or are not for this CPU")
+    native.build()  # asks for what it may use
+    monkeypatch.setattr(native, "build", lambda: build)
+    for cached in (native._kernels, native.attends):
+        cached.cache_clear()
+    yield build
+    for cached in (native._kernels, native.attends):
+        cached.cache_clear()

@@ -1,29 +1,45 @@
 """What is computed in C on a CPU, by kernels/, which is compiled when glmchat is installed, if there is gcc.
 
-They are for CPUs with AVX512-BF16. Where there is AMX too, torch's kernels use that; how these compare with
-them has not been measured, so they are left alone there.
+They are for CPUs with AVX512-BF16, and are compiled once more for those that have AMX too.
 """
 
 from __future__ import annotations
 
 import ctypes
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-LIBRARY = Path(__file__).with_name("kernels") / "libkernels.so"
+AMX, AVX512 = "amx_tile", "avx512_bf16"
+INPUTS = {AMX: 32, AVX512: 2}
+"""By the builds, which are called after what a CPU must have: of how many inputs a matrix has a multiple."""
 MOST_PLAIN = 4
 """Up to so many rows are multiplied with a matrix that is not packed faster than torch does it."""
 _SIZES, _LARGEST = 32, 256
 """Sizes of a head are multiples of it, and at most so large."""
-_BLOCK = 64
-"""Outputs in a block of a packed matrix."""
+_BLOCKS = (64, 48, 32, 16)
+"""How many outputs oneDNN puts into a block of a packed matrix."""
+
+
+def library(build: str) -> Path:
+    return Path(__file__).with_name("kernels") / f"{build}.so"
+
+
+@functools.cache
+def build() -> str | None:
+    """Which is for this CPU."""
+    import torch
+
+    if not cpu_has(AVX512):
+        return None
+    permitted = getattr(torch.cpu, "_init_amx", lambda: False)  # Linux wants to be asked
+    return AMX if cpu_has(AMX) and permitted() else AVX512
 
 
 def cpu_has(feature: str) -> bool:
-    """`avx512_bf16` or `amx_tile`, as torch tells; not where torch does not know."""
+    """AMX or AVX512, as torch tells; not where torch does not know."""
     import torch
 
     return bool(getattr(torch.cpu, f"_is_{feature}_supported", lambda: False)())
@@ -62,12 +78,14 @@ def attend(query: Any, key: Any, value: Any, scale: float) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Matrix:
-    """Where a packed matrix [outs, ins] lies, which has room for so many inputs. Its tensor must live on."""
+    """Where a packed matrix [outs, ins] lies, in blocks of so many outputs, with room for so many inputs. Its
+    tensor must live on."""
 
     address: int
     outs: int
     ins: int
     room: int
+    block: int
 
 
 def find(packed: Any, weight: Any) -> Matrix | None:
@@ -78,22 +96,30 @@ def find(packed: Any, weight: Any) -> Matrix | None:
     import torch
 
     outs, ins = weight.shape
-    if _kernels() is None or weight.dtype != torch.bfloat16 or ins % 2:
+    if weight.dtype != torch.bfloat16 or not _kernels() or ins % INPUTS[build() or AVX512]:
         return None
-    blocks = -(-outs // _BLOCK)
     address, size = int(torch.ops.mkldnn.data_ptr(packed)), int(torch.ops.mkldnn._nbytes(packed))
-    room, left = divmod(size, blocks * _BLOCK * weight.element_size())
-    if left or room % 2 or room < ins:
-        return None
     bytes_ = (ctypes.c_char * size).from_address(address)
-    found = torch.frombuffer(bytes_, dtype=torch.bfloat16).view(blocks, room // 2, _BLOCK, 2)
-    for block in {0, blocks - 1}:
-        rows = weight[block * _BLOCK : (block + 1) * _BLOCK]
-        expected = rows.new_zeros(_BLOCK, room)
-        expected[: len(rows), :ins] = rows
-        if not torch.equal(found[block], expected.view(_BLOCK, room // 2, 2).transpose(0, 1)):
-            return None
-    return Matrix(address, outs, ins, room)
+    numbers = torch.frombuffer(bytes_, dtype=torch.bfloat16)
+    return next((Matrix(address, outs, ins, *how) for how in _ways(numbers, weight)), None)
+
+
+def _ways(numbers: Any, weight: Any) -> Iterator[tuple[int, int]]:
+    """Room and block of the ways to pack `weight` that give these numbers, as its first and last block tell."""
+    import torch
+
+    outs, ins = weight.shape
+    for block in _BLOCKS:
+        blocks = -(-outs // block)
+        room, left = divmod(numbers.numel(), blocks * block)
+        if left or room % 2 or room < ins:
+            continue
+        expected = numbers.new_zeros(2, block, room)
+        for of_two, rows in zip(expected, (weight[:block], weight[(blocks - 1) * block :]), strict=True):
+            of_two[: len(rows), :ins] = rows
+        found = numbers.view(blocks, room // 2, block, 2)[[0, -1]]
+        if torch.equal(found, expected.view(2, block, room // 2, 2).transpose(1, 2)):
+            yield room, block
 
 
 def multiply(x: Any, matrices: Sequence[Matrix], rows: Sequence[int], bias: Any = None) -> Any:
@@ -106,7 +132,7 @@ def multiply(x: Any, matrices: Sequence[Matrix], rows: Sequence[int], bias: Any 
         x.data_ptr(),
         (ctypes.c_void_p * count)(*(m.address for m in matrices)),
         (ctypes.c_ssize_t * count)(*rows),
-        *(count, matrix.outs, matrix.ins, matrix.room),
+        *(count, matrix.outs, matrix.ins, matrix.room, matrix.block),
         None if bias is None else bias.data_ptr(),
         out.data_ptr(),
     )
@@ -137,17 +163,17 @@ def _usable() -> ctypes.CDLL:
 
 @functools.cache
 def _kernels() -> ctypes.CDLL | None:
-    """The library; None where it was not compiled, finds no OpenMP that it knows, or is not for this CPU."""
-    if not cpu_has("avx512_bf16") or cpu_has("amx_tile"):
+    """The library; None where it was not compiled, finds no OpenMP that it knows, or there is none for this CPU."""
+    if (mine := build()) is None:
         return None
     try:
-        kernels = ctypes.CDLL(str(LIBRARY))
+        kernels = ctypes.CDLL(str(library(mine)))
     except OSError:
         return None
     pointer, size = ctypes.c_void_p, ctypes.c_ssize_t
     kernels.glmchat_attend.argtypes = [pointer] * 4 + [size] * 11 + [ctypes.c_double]
     kernels.glmchat_attend.restype = None
-    kernels.glmchat_multiply.argtypes = [pointer] * 3 + [size] * 4 + [pointer] * 2
+    kernels.glmchat_multiply.argtypes = [pointer] * 3 + [size] * 5 + [pointer] * 2
     kernels.glmchat_multiply.restype = None
     kernels.glmchat_multiply_plain.argtypes = [pointer] * 2 + [size] * 3 + [pointer]
     kernels.glmchat_multiply_plain.restype = None

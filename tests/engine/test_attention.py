@@ -10,7 +10,6 @@ import pytest
 from glmchat.engine import attention, native
 from glmchat.engine.local import LocalEngine, open_local
 from glmchat.engine.memory import LoadOptions
-from tests.kernels import needs_kernels
 
 torch = pytest.importorskip("torch")
 
@@ -128,7 +127,7 @@ def tensors(shape: tuple[int, int, int], rows: int, length: int, *, seed: int = 
     return query, room[0][:, :, :length], room[1][:, :, :length]
 
 
-@needs_kernels
+@pytest.mark.usefixtures("kernels")
 class TestKernel:
     @pytest.mark.parametrize("shape", SHAPES)
     @pytest.mark.parametrize("rows", [1, 2, 5, 21, 100])

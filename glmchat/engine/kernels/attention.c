@@ -14,7 +14,7 @@
 
 #include "tile.h"
 
-enum { VECTORS = 5, KEYS = 256, LEAST = 512, MAX_SIZE = 256 };
+enum { VECTORS = 5, WIDTH = VECTORS * LANES, KEYS = 256, LEAST = 512, MAX_SIZE = 256 };
 
 typedef struct {
     const uint16_t *query, *key, *value; /* [heads, rows, size], [groups, length, size] twice; BF16 */
@@ -25,8 +25,8 @@ typedef struct {
 } Call;
 
 typedef struct { /* of some keys, to a block of rows */
-    float sums[MAX_SIZE * VECTORS * LANES]; /* [size, rows] */
-    float peaks[VECTORS * LANES], totals[VECTORS * LANES];
+    float sums[WIDTH * MAX_SIZE]; /* [rows, size] */
+    float peaks[WIDTH], totals[WIDTH];
 } Part;
 
 /* 2^x for x <= 0, to one in 10^7 */
@@ -42,24 +42,57 @@ INLINE __m512 power(__m512 x) {
     return _mm512_scalef_ps(y, whole);
 }
 
-/* As many as keep their sums in registers. */
-INLINE int tile(const int vectors) { return vectors == 1 ? 16 : vectors <= 3 ? 8 : 4; }
+INLINE float power_of(float x) { return _mm512_cvtss_f32(power(_mm512_set1_ps(x))); }
 
-INLINE void attend(const Call *call, Part *part, ptrdiff_t group, ptrdiff_t first, ptrdiff_t begin, ptrdiff_t end,
-                   const int vectors) {
-    const ptrdiff_t size = call->size, pairs = size / 2, width = vectors * LANES;
+INLINE void times(float *sums, ptrdiff_t size, float factor) {
+    for (ptrdiff_t i = 0; i < size; i += LANES)
+        _mm512_storeu_ps(sums + i, _mm512_mul_ps(_mm512_set1_ps(factor), _mm512_loadu_ps(sums + i)));
+}
+
+#ifdef __AMX_TILE__
+/* 16 x 16 pairs: what was a column becomes a row. */
+INLINE void turn(uint32_t *to, ptrdiff_t to_row, const uint32_t *from, ptrdiff_t from_row) {
+    __m512i a[16], b[16];
+    UNROLL for (int i = 0; i < 16; i++) a[i] = _mm512_loadu_si512(from + i * from_row);
+    UNROLL for (int i = 0; i < 16; i += 2) {
+        b[i] = _mm512_unpacklo_epi32(a[i], a[i + 1]);
+        b[i + 1] = _mm512_unpackhi_epi32(a[i], a[i + 1]);
+    }
+    UNROLL for (int i = 0; i < 16; i += 4) {
+        a[i] = _mm512_unpacklo_epi64(b[i], b[i + 2]);
+        a[i + 1] = _mm512_unpackhi_epi64(b[i], b[i + 2]);
+        a[i + 2] = _mm512_unpacklo_epi64(b[i + 1], b[i + 3]);
+        a[i + 3] = _mm512_unpackhi_epi64(b[i + 1], b[i + 3]);
+    }
+    UNROLL for (int i = 0; i < 16; i += 8) UNROLL for (int j = 0; j < 4; j++) {
+        b[i + j] = _mm512_shuffle_i32x4(a[i + j], a[i + j + 4], 0x88);
+        b[i + j + 4] = _mm512_shuffle_i32x4(a[i + j], a[i + j + 4], 0xdd);
+    }
+    UNROLL for (int j = 0; j < 8; j++) {
+        const int row = j % 4 + (j >= 4 ? 4 : 0);
+        _mm512_storeu_si512(to + row * to_row, _mm512_shuffle_i32x4(b[j], b[j + 8], 0x88));
+        _mm512_storeu_si512(to + (row + 8) * to_row, _mm512_shuffle_i32x4(b[j], b[j + 8], 0xdd));
+    }
+}
+#endif
+
+/* Of some keys to a block of rows, of which there are `width`, a multiple of sixteen, and the last not used if
+   there are not so many. */
+static void attend(const Call *call, Part *part, ptrdiff_t group, ptrdiff_t first, ptrdiff_t begin, ptrdiff_t end,
+                   ptrdiff_t width) {
+    const ptrdiff_t size = call->size, pairs = size / 2;
     const ptrdiff_t each = call->heads / call->groups, known = call->length - call->rows;
-    const int many = tile(vectors);
-    uint32_t query[MAX_SIZE / 2 * VECTORS * LANES];  /* [pairs, rows] */
-    float scores[KEYS * VECTORS * LANES];            /* [keys, rows] */
-    uint32_t weights[KEYS / 2 * VECTORS * LANES];    /* [pairs of keys, rows] */
-    uint32_t values[KEYS / 2 * MAX_SIZE];            /* [pairs of keys, size] */
-    float factors[VECTORS * LANES];                  /* of what was summed so far */
-    int32_t last[VECTORS * LANES];                   /* key that a row attends to */
+    const ptrdiff_t used = least(width, each * call->rows - first);
+    uint32_t query[MAX_SIZE / 2 * WIDTH]; /* [pairs, rows] */
+    float scores[KEYS * WIDTH];           /* [keys, rows] */
+    uint32_t weights[KEYS / 2 * WIDTH];   /* [pairs of keys, rows] */
+    uint32_t values[KEYS / 2 * MAX_SIZE]; /* [pairs of keys, size] */
+    float factors[WIDTH];                 /* of what was summed so far */
+    int32_t last[WIDTH];                  /* key that a row attends to */
     ptrdiff_t reach = 0;
 
     for (ptrdiff_t r = 0; r < width; r++) {
-        const ptrdiff_t row = first + r < each * call->rows ? first + r : first; /* what is over is not used */
+        const ptrdiff_t row = r < used ? first + r : first;
         const uint16_t *from = call->query + (group * each + row / call->rows) * call->query_head +
                                row % call->rows * call->query_row;
         for (ptrdiff_t p = 0; p < pairs; p++) memcpy(&query[p * width + r], from + 2 * p, sizeof *query);
@@ -68,37 +101,33 @@ INLINE void attend(const Call *call, Part *part, ptrdiff_t group, ptrdiff_t firs
         part->peaks[r] = -1e30f;
         part->totals[r] = 0;
     }
-    memset(part->sums, 0, sizeof(float) * size * width);
+    memset(part->sums, 0, sizeof(float) * size * used);
     if (end > reach) end = reach;
 
     for (ptrdiff_t at = begin; at < end; at += KEYS) {
-        const ptrdiff_t count = end - at < KEYS ? end - at : KEYS, even = count + count % 2;
+        const ptrdiff_t count = least(end - at, KEYS);
+        const ptrdiff_t some = 2 * SOME_PAIRS, filled = (count + some - 1) / some * some; /* with keys of no weight */
         const uint16_t *key = call->key + group * call->key_group + at * call->key_row;
         const uint16_t *value = call->value + group * call->value_group + at * call->value_row;
 
-        ptrdiff_t k = 0;
-        for (; k + many <= count; k += many)
-            multiply(scores + k * width, NULL, (const uint32_t *)(key + k * call->key_row), call->key_row / 2, 1,
-                     query, pairs, many, vectors);
-        for (; k < count; k++)
-            multiply(scores + k * width, NULL, (const uint32_t *)(key + k * call->key_row), 0, 1, query, pairs, 1,
-                     vectors);
+        multiply(scores, width, (Pairs){(const uint32_t *)key, call->key_row / 2, 1}, (Pairs){query, width, 1},
+                 count, width / LANES, pairs, false);
 
-        for (int v = 0; v < vectors; v++) {
-            float *score = scores + v * LANES;
-            const __m512 scale = _mm512_set1_ps(call->scale), before = _mm512_loadu_ps(part->peaks + v * LANES);
+        for (ptrdiff_t v = 0; v < width; v += LANES) {
+            float *score = scores + v;
+            const __m512 scale = _mm512_set1_ps(call->scale), before = _mm512_loadu_ps(part->peaks + v);
             __m512 peak = before;
             if (at + count > known) { /* later than some row */
-                const __m512i limit = _mm512_loadu_si512(last + v * LANES);
-                for (k = 0; k < count; k++) {
+                const __m512i limit = _mm512_loadu_si512(last + v);
+                for (ptrdiff_t k = 0; k < count; k++) {
                     const __mmask16 unseen = _mm512_cmpgt_epi32_mask(_mm512_set1_epi32((int)(at + k)), limit);
                     _mm512_mask_storeu_ps(score + k * width, unseen, _mm512_set1_ps(-1e30f));
                 }
             }
-            for (k = 0; k < count; k++) peak = _mm512_max_ps(peak, _mm512_loadu_ps(score + k * width));
+            for (ptrdiff_t k = 0; k < count; k++) peak = _mm512_max_ps(peak, _mm512_loadu_ps(score + k * width));
             const __m512 factor = power(_mm512_mul_ps(_mm512_sub_ps(before, peak), scale));
-            __m512 total = _mm512_mul_ps(factor, _mm512_loadu_ps(part->totals + v * LANES));
-            for (k = 0; k < even; k += 2) {
+            __m512 total = _mm512_mul_ps(factor, _mm512_loadu_ps(part->totals + v));
+            for (ptrdiff_t k = 0; k < filled; k += 2) {
                 __m512 w[2];
                 UNROLL for (int i = 0; i < 2; i++)
                     w[i] = k + i < count ? power(_mm512_mul_ps(
@@ -107,15 +136,14 @@ INLINE void attend(const Call *call, Part *part, ptrdiff_t group, ptrdiff_t firs
                 total = _mm512_add_ps(total, _mm512_add_ps(w[0], w[1]));
                 const __m512i low = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(w[0]));
                 const __m512i high = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(w[1]));
-                _mm512_storeu_si512(weights + k / 2 * width + v * LANES,
-                                    _mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
+                _mm512_storeu_si512(weights + k / 2 * width + v, _mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
             }
-            _mm512_storeu_ps(part->peaks + v * LANES, peak);
-            _mm512_storeu_ps(part->totals + v * LANES, total);
-            _mm512_storeu_ps(factors + v * LANES, factor);
+            _mm512_storeu_ps(part->peaks + v, peak);
+            _mm512_storeu_ps(part->totals + v, total);
+            _mm512_storeu_ps(factors + v, factor);
         }
 
-        for (k = 0; k < even; k += 2)
+        for (ptrdiff_t k = 0; k < filled; k += 2)
             for (ptrdiff_t i = 0; i < size; i += LANES) {
                 const uint16_t *pair = value + k * call->value_row + i;
                 const __m256i none = _mm256_setzero_si256();
@@ -126,40 +154,46 @@ INLINE void attend(const Call *call, Part *part, ptrdiff_t group, ptrdiff_t firs
                                     _mm512_or_si512(_mm512_cvtepu16_epi32(low),
                                                     _mm512_slli_epi32(_mm512_cvtepu16_epi32(high), 16)));
             }
-        for (ptrdiff_t i = 0; i < size; i += many)
-            multiply(part->sums + i * width, factors, values + i, 1, size, weights, even / 2, many, vectors);
+        for (ptrdiff_t r = 0; r < used; r++) times(part->sums + r * size, size, factors[r]);
+#ifdef __AMX_TILE__
+        uint32_t turned[KEYS / 2 * WIDTH]; /* [rows, pairs of keys] */
+        for (ptrdiff_t r = 0; r < width; r += LANES)
+            for (ptrdiff_t k = 0; k < filled / 2; k += LANES)
+                turn(turned + r * KEYS / 2 + k, KEYS / 2, weights + k * width + r, width);
+        const Pairs left = {turned, KEYS / 2, 1};
+#else
+        const Pairs left = {weights, 1, width};
+#endif
+        multiply(part->sums, size, left, (Pairs){values, size, 1}, used, size / LANES, filled / 2, true);
     }
 }
 
-INLINE void finish(const Call *call, const Part *part, ptrdiff_t group, ptrdiff_t first, ptrdiff_t width) {
+INLINE void finish(const Call *call, const Part *part, ptrdiff_t group, ptrdiff_t first, ptrdiff_t rows) {
     const ptrdiff_t each = call->heads / call->groups;
-    const __m512i step = _mm512_mullo_epi32(
-        _mm512_set1_epi32((int)width), _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
-    for (ptrdiff_t r = 0; r < width && first + r < each * call->rows; r++) {
+    for (ptrdiff_t r = 0; r < rows; r++) {
         const ptrdiff_t row = first + r, head = group * each + row / call->rows;
         uint16_t *to = call->out + (row % call->rows * call->heads + head) * call->size;
         const __m512 share = _mm512_set1_ps(1.0f / part->totals[r]);
         for (ptrdiff_t i = 0; i < call->size; i += LANES) {
-            const __m512 sum = _mm512_i32gather_ps(step, part->sums + i * width + r, 4);
+            const __m512 sum = _mm512_loadu_ps(part->sums + r * call->size + i);
             _mm256_storeu_si256((void *)(to + i), (__m256i)_mm512_cvtneps_pbh(_mm512_mul_ps(sum, share)));
         }
     }
 }
 
 /* What another part, of other keys to the same rows, adds to this one. */
-INLINE void add(const Call *call, Part *part, const Part *other, ptrdiff_t width) {
-    const __m512 scale = _mm512_set1_ps(call->scale);
-    for (ptrdiff_t r = 0; r < width; r += LANES) {
-        const __m512 mine = _mm512_loadu_ps(part->peaks + r), its = _mm512_loadu_ps(other->peaks + r);
-        const __m512 peak = _mm512_max_ps(mine, its);
-        const __m512 factor = power(_mm512_mul_ps(_mm512_sub_ps(mine, peak), scale));
-        const __m512 share = power(_mm512_mul_ps(_mm512_sub_ps(its, peak), scale));
-        _mm512_storeu_ps(part->peaks + r, peak);
-        for (ptrdiff_t i = 0; i <= call->size; i++) {
-            float *sum = i < call->size ? part->sums + i * width + r : part->totals + r;
-            const float *more = i < call->size ? other->sums + i * width + r : other->totals + r;
-            _mm512_storeu_ps(sum, _mm512_fmadd_ps(share, _mm512_loadu_ps(more),
-                                                  _mm512_mul_ps(factor, _mm512_loadu_ps(sum))));
+INLINE void add(const Call *call, Part *part, const Part *other, ptrdiff_t rows) {
+    const ptrdiff_t size = call->size;
+    for (ptrdiff_t r = 0; r < rows; r++) {
+        const float peak = part->peaks[r] > other->peaks[r] ? part->peaks[r] : other->peaks[r];
+        const float factor = power_of((part->peaks[r] - peak) * call->scale);
+        const float share = power_of((other->peaks[r] - peak) * call->scale);
+        part->peaks[r] = peak;
+        part->totals[r] = part->totals[r] * factor + other->totals[r] * share;
+        for (ptrdiff_t i = 0; i < size; i += LANES) {
+            float *sum = part->sums + r * size + i;
+            const __m512 more = _mm512_mul_ps(_mm512_set1_ps(share), _mm512_loadu_ps(other->sums + r * size + i));
+            _mm512_storeu_ps(sum, _mm512_fmadd_ps(_mm512_set1_ps(factor), _mm512_loadu_ps(sum), more));
         }
     }
 }
@@ -190,21 +224,16 @@ void glmchat_attend(const uint16_t *query, const uint16_t *key, const uint16_t *
             const ptrdiff_t begin = task % splits * share;
             const ptrdiff_t end = begin + share < length ? begin + share : length;
             Part own, *part = parts ? parts + task : &own;
-            switch (vectors) {
-            case 1: attend(&call, part, group, first, begin, end, 1); break;
-            case 2: attend(&call, part, group, first, begin, end, 2); break;
-            case 3: attend(&call, part, group, first, begin, end, 3); break;
-            case 4: attend(&call, part, group, first, begin, end, 4); break;
-            default: attend(&call, part, group, first, begin, end, 5);
-            }
-            if (!parts) finish(&call, part, group, first, width);
+            attend(&call, part, group, first, begin, end, width);
+            if (!parts) finish(&call, part, group, first, least(width, heads / groups * rows - first));
         }
         if (parts) {
 #pragma omp for
             for (ptrdiff_t block = 0; block < groups * blocks; block++) {
                 Part *part = parts + block * splits;
-                for (ptrdiff_t i = 1; i < splits; i++) add(&call, part, part + i, width);
-                finish(&call, part, block / blocks, block % blocks * width, width);
+                const ptrdiff_t first = block % blocks * width, used = least(width, heads / groups * rows - first);
+                for (ptrdiff_t i = 1; i < splits; i++) add(&call, part, part + i, used);
+                finish(&call, part, block / blocks, first, used);
             }
         }
     }

@@ -5,27 +5,29 @@
 
 #include "tile.h"
 
-enum { VECTORS = 4, BLOCK = VECTORS * LANES };
-enum { MOST = 6, DOTS = 4 }; /* rows whose sums are in registers; rows, and outputs, of a plain matrix */
+enum { MOST_OUTS = 64 };
+enum { DOTS = 4 }; /* rows, and outputs, of a plain matrix whose sums are in registers */
 
 typedef struct {
     const uint16_t *bias; /* [outs], or none */
-    ptrdiff_t outs, ins;
+    ptrdiff_t outs, ins, block;
 } Call;
 
 INLINE __m512 wide(__m256i few) { return (__m512)_mm512_slli_epi32(_mm512_cvtepu16_epi32(few), 16); }
 
-/* A block of outputs, from `begin` on, of the rows x [rows, ins]. `rows` is a constant here. */
+/* A block of outputs, from `begin` on, of the rows x [rows, ins]. */
 INLINE void block_of(const Call *call, const uint16_t *x, const uint32_t *block, ptrdiff_t begin, uint16_t *out,
-                     const int rows) {
-    float sums[MOST * BLOCK];
-    multiply(sums, NULL, (const uint32_t *)x, call->ins / 2, 1, block, call->ins / 2, rows, VECTORS);
-    for (int v = 0; v < VECTORS; v++) {
-        const ptrdiff_t at = begin + v * LANES, left = call->outs - at;
+                     ptrdiff_t rows) {
+    const ptrdiff_t width = call->block, pairs = call->ins / 2;
+    float sums[MOST_ROWS * MOST_OUTS];
+    multiply(sums, width, (Pairs){(const uint32_t *)x, pairs, 1}, (Pairs){block, width, 1}, rows, width / LANES, pairs,
+             false);
+    for (ptrdiff_t v = 0; v < width; v += LANES) {
+        const ptrdiff_t at = begin + v, left = call->outs - at;
         const __mmask16 used = left >= LANES ? 0xffff : left <= 0 ? 0 : (1u << left) - 1;
         const __m512 bias = call->bias ? wide(_mm256_maskz_loadu_epi16(used, call->bias + at)) : _mm512_setzero_ps();
-        for (int r = 0; r < rows; r++) {
-            const __m512 sum = _mm512_add_ps(_mm512_loadu_ps(sums + r * BLOCK + v * LANES), bias);
+        for (ptrdiff_t r = 0; r < rows; r++) {
+            const __m512 sum = _mm512_add_ps(_mm512_loadu_ps(sums + r * width + v), bias);
             _mm256_mask_storeu_epi16(out + r * call->outs + at, used, (__m256i)_mm512_cvtneps_pbh(sum));
         }
     }
@@ -33,29 +35,21 @@ INLINE void block_of(const Call *call, const uint16_t *x, const uint32_t *block,
 
 /* x [n, ins], of which the first rows[0] are multiplied with the first matrix [outs, ins], the next rows[1] with
    the second, and so on: `out` [n, outs], with `bias` [outs] or NULL. `ins` is even.
-   A matrix is packed as [outs / 64][room / 2][64][2], with room for its inputs, zeros where it has no element. */
+   A matrix is packed as [outs / block][room / 2][block][2], with room for its inputs, zeros where it has no element;
+   a block is of 16 to 64 outputs. */
 void glmchat_multiply(const uint16_t *x, const uint32_t *const *matrices, const ptrdiff_t *rows, ptrdiff_t count,
-                      ptrdiff_t outs, ptrdiff_t ins, ptrdiff_t room, const uint16_t *bias, uint16_t *out) {
-    const Call call = {bias, outs, ins};
-    const ptrdiff_t blocks = (outs + BLOCK - 1) / BLOCK;
+                      ptrdiff_t outs, ptrdiff_t ins, ptrdiff_t room, ptrdiff_t block, const uint16_t *bias,
+                      uint16_t *out) {
+    const Call call = {bias, outs, ins, block};
+    const ptrdiff_t blocks = (outs + block - 1) / block;
 #pragma omp parallel for schedule(static)
     for (ptrdiff_t task = 0; task < count * blocks; task++) {
-        const ptrdiff_t number = task / blocks, begin = task % blocks * BLOCK;
-        const uint32_t *block = matrices[number] + begin * (room / 2);
+        const ptrdiff_t number = task / blocks, begin = task % blocks * block;
+        const uint32_t *matrix = matrices[number] + begin * (room / 2);
         ptrdiff_t row = 0;
         for (ptrdiff_t i = 0; i < number; i++) row += rows[i];
-        for (ptrdiff_t left = rows[number]; left > 0; left -= MOST, row += MOST) {
-            const uint16_t *from = x + row * ins;
-            uint16_t *to = out + row * outs;
-            switch (left) {
-            case 1: block_of(&call, from, block, begin, to, 1); break;
-            case 2: block_of(&call, from, block, begin, to, 2); break;
-            case 3: block_of(&call, from, block, begin, to, 3); break;
-            case 4: block_of(&call, from, block, begin, to, 4); break;
-            case 5: block_of(&call, from, block, begin, to, 5); break;
-            default: block_of(&call, from, block, begin, to, MOST);
-            }
-        }
+        for (ptrdiff_t left = rows[number]; left > 0; left -= MOST_ROWS, row += MOST_ROWS)
+            block_of(&call, x + row * ins, matrix, begin, out + row * outs, least(left, MOST_ROWS));
     }
 }
 

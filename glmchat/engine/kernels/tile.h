@@ -1,35 +1,206 @@
-/* What all kernels are made of: products in BF16 whose sums stay in registers while pairs of inputs go by. */
+/* What all kernels are made of: products of matrices in BF16, with sums in FP32. Compiled with AMX its tiles do
+   them, else AVX512-BF16.
+
+   Two neighbours along what is summed over are a pair, in 32 bits. */
 
 #include <immintrin.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 enum { LANES = 16 };
 
 #define INLINE static inline __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 16")
 
-/* sums[i][row] = sums[i][row] * factors[row], or 0 without factors, + the products of `pairs` pairs,
-   left[i * left_step + p * left_pair] with right[p][row]. `many` and `vectors` are constants here. */
-INLINE void multiply(float *sums, const float *factors, const uint32_t *left, ptrdiff_t left_step,
-                     ptrdiff_t left_pair, const uint32_t *right, ptrdiff_t pairs, const int many,
-                     const int vectors) {
-    const ptrdiff_t width = vectors * LANES;
+INLINE ptrdiff_t least(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
+
+typedef struct { /* [rows, columns], whose first elements lie so many elements apart */
+    const uint32_t *at;
+    ptrdiff_t row, column;
+} Pairs;
+
+#ifdef __AMX_TILE__
+
+enum { MOST_ROWS = 32, SOME_PAIRS = 16 }; /* in one go; pairs come in such numbers */
+
+/* Tiles 0 to 3 hold sums. Of up to 16 rows tile 4 has the left, and the others four times sixteen columns. Of
+   more 4 and 5 have the left, 6 and 7 twice sixteen columns. */
+INLINE void configure(ptrdiff_t rows) {
+    struct {
+        uint8_t palette, start, unused[14];
+        uint16_t bytes[16];
+        uint8_t rows[16];
+    } tiles = {.palette = 1};
+    const uint8_t first = (uint8_t)least(rows, 16), second = (uint8_t)(rows - first);
+    const uint8_t used[2][8] = {{first, first, first, first, first, 16, 16, 16},
+                                {first, first, second, second, first, second, 16, 16}};
+    memcpy(tiles.rows, used[second > 0], 8);
+    for (int i = 0; i < 8; i++) tiles.bytes[i] = 64;
+    _tile_loadconfig(&tiles);
+}
+
+#define START(i, p) \
+    if (add) \
+        _tile_loadd(i, p, sums_row * 4); \
+    else \
+        _tile_zero(i)
+
+/* Up to 16 rows by `vectors` times sixteen columns, 4 at most. */
+INLINE void low(float *sums, ptrdiff_t sums_row, Pairs left, Pairs right, ptrdiff_t pairs, const int vectors, bool add) {
+    START(0, sums);
+    if (vectors > 1) { START(1, sums + LANES); }
+    if (vectors > 2) { START(2, sums + 2 * LANES); }
+    if (vectors > 3) { START(3, sums + 3 * LANES); }
+    for (ptrdiff_t p = 0; p < pairs; p += SOME_PAIRS) {
+        const uint32_t *b = right.at + p * right.row;
+        UNROLL for (int i = SOME_PAIRS; i < 2 * SOME_PAIRS; i++)
+            UNROLL for (int v = 0; v < vectors; v++) _mm_prefetch(b + i * right.row + v * LANES, _MM_HINT_T0);
+        _tile_loadd(4, left.at + p, left.row * 4);
+        _tile_loadd(5, b, right.row * 4);
+        _tile_dpbf16ps(0, 4, 5);
+        if (vectors > 1) {
+            _tile_loadd(6, b + LANES, right.row * 4);
+            _tile_dpbf16ps(1, 4, 6);
+        }
+        if (vectors > 2) {
+            _tile_loadd(7, b + 2 * LANES, right.row * 4);
+            _tile_dpbf16ps(2, 4, 7);
+        }
+        if (vectors > 3) {
+            _tile_loadd(5, b + 3 * LANES, right.row * 4);
+            _tile_dpbf16ps(3, 4, 5);
+        }
+    }
+    _tile_stored(0, sums, sums_row * 4);
+    if (vectors > 1) _tile_stored(1, sums + LANES, sums_row * 4);
+    if (vectors > 2) _tile_stored(2, sums + 2 * LANES, sums_row * 4);
+    if (vectors > 3) _tile_stored(3, sums + 3 * LANES, sums_row * 4);
+}
+
+/* 17 to 32 rows by sixteen columns, or twice as many. What is right of them is fetched `ahead`. */
+INLINE void high(float *sums, ptrdiff_t sums_row, Pairs left, Pairs right, ptrdiff_t pairs, const int vectors,
+                 bool add, const bool ahead) {
+    float *below = sums + 16 * sums_row;
+    START(0, sums);
+    START(2, below);
+    if (vectors > 1) {
+        START(1, sums + LANES);
+        START(3, below + LANES);
+    }
+    for (ptrdiff_t p = 0; p < pairs; p += SOME_PAIRS) {
+        const uint32_t *a = left.at + p, *b = right.at + p * right.row;
+        if (ahead) UNROLL for (int i = 0; i < SOME_PAIRS; i++)
+            UNROLL for (int v = 2; v < 4; v++) _mm_prefetch(b + i * right.row + v * LANES, _MM_HINT_T1);
+        _tile_loadd(6, b, right.row * 4);
+        _tile_loadd(4, a, left.row * 4);
+        _tile_loadd(5, a + 16 * left.row, left.row * 4);
+        _tile_dpbf16ps(0, 4, 6);
+        _tile_dpbf16ps(2, 5, 6);
+        if (vectors > 1) {
+            _tile_loadd(7, b + LANES, right.row * 4);
+            _tile_dpbf16ps(1, 4, 7);
+            _tile_dpbf16ps(3, 5, 7);
+        }
+    }
+    _tile_stored(0, sums, sums_row * 4);
+    _tile_stored(2, below, sums_row * 4);
+    if (vectors > 1) {
+        _tile_stored(1, sums + LANES, sums_row * 4);
+        _tile_stored(3, below + LANES, sums_row * 4);
+    }
+}
+
+static void strip(float *sums, ptrdiff_t sums_row, Pairs left, Pairs right, ptrdiff_t rows, ptrdiff_t vectors,
+                  ptrdiff_t pairs, bool add, bool first) {
+    while (vectors > 0) {
+        const ptrdiff_t done = rows <= 16 && vectors >= 4 ? 4 : vectors >= 2 ? 2 : 1;
+        if (rows <= 16) switch (done) {
+            case 4: low(sums, sums_row, left, right, pairs, 4, add); break;
+            case 2: low(sums, sums_row, left, right, pairs, 2, add); break;
+            default: low(sums, sums_row, left, right, pairs, 1, add);
+            }
+        else if (done == 1)
+            high(sums, sums_row, left, right, pairs, 1, add, false);
+        else if (first && vectors >= 4)
+            high(sums, sums_row, left, right, pairs, 2, add, true);
+        else
+            high(sums, sums_row, left, right, pairs, 2, add, false);
+        vectors -= done;
+        sums += done * LANES;
+        right.at += done * LANES;
+    }
+}
+
+/* sums [rows, vectors * 16] = left [rows, pairs] x right [pairs, vectors * 16], or + that, with `add`. Columns of
+   the left and of the right are neighbours. */
+static void multiply(float *sums, ptrdiff_t sums_row, Pairs left, Pairs right, ptrdiff_t rows, ptrdiff_t vectors,
+                     ptrdiff_t pairs, bool add) {
+    for (ptrdiff_t done = 0; done < rows; done += MOST_ROWS) {
+        const ptrdiff_t some = least(rows - done, MOST_ROWS);
+        if (!done || some < MOST_ROWS) configure(some);
+        strip(sums + done * sums_row, sums_row, (Pairs){left.at + done * left.row, left.row, 1}, right, some,
+              vectors, pairs, add, !done);
+    }
+    _tile_release();
+}
+
+#else
+
+enum { MOST_ROWS = 6, SOME_PAIRS = 1 };
+
+/* `rows` and `vectors` are constants here, and few enough for their sums to stay in registers. */
+INLINE void strip(float *sums, ptrdiff_t sums_row, Pairs left, Pairs right, const int rows, const int vectors,
+                  ptrdiff_t pairs, bool add) {
     __m512 sum[16][5];
-    UNROLL for (int i = 0; i < many; i++)
+    UNROLL for (int i = 0; i < rows; i++)
         UNROLL for (int v = 0; v < vectors; v++)
-            sum[i][v] = factors ? _mm512_mul_ps(_mm512_loadu_ps(factors + v * LANES),
-                                                _mm512_loadu_ps(sums + i * width + v * LANES))
-                                : _mm512_setzero_ps();
+            sum[i][v] = add ? _mm512_loadu_ps(sums + i * sums_row + v * LANES) : _mm512_setzero_ps();
     for (ptrdiff_t p = 0; p < pairs; p++) {
         __m512bh beside[5];
         UNROLL for (int v = 0; v < vectors; v++)
-            beside[v] = (__m512bh)_mm512_loadu_si512(right + p * width + v * LANES);
-        UNROLL for (int i = 0; i < many; i++) {
-            const __m512bh one = (__m512bh)_mm512_set1_epi32((int)left[i * left_step + p * left_pair]);
+            beside[v] = (__m512bh)_mm512_loadu_si512(right.at + p * right.row + v * LANES);
+        UNROLL for (int i = 0; i < rows; i++) {
+            const __m512bh one = (__m512bh)_mm512_set1_epi32((int)left.at[i * left.row + p * left.column]);
             UNROLL for (int v = 0; v < vectors; v++) sum[i][v] = _mm512_dpbf16_ps(sum[i][v], one, beside[v]);
         }
     }
-    UNROLL for (int i = 0; i < many; i++)
-        UNROLL for (int v = 0; v < vectors; v++) _mm512_storeu_ps(sums + i * width + v * LANES, sum[i][v]);
+    UNROLL for (int i = 0; i < rows; i++)
+        UNROLL for (int v = 0; v < vectors; v++) _mm512_storeu_ps(sums + i * sums_row + v * LANES, sum[i][v]);
 }
+
+#define CASE(n) \
+    case n: \
+        if (n <= most) strip(sums, sums_row, left, right, n <= most ? n : 1, vectors, pairs, add); \
+        break
+
+INLINE void rows_of(float *sums, ptrdiff_t sums_row, Pairs left, Pairs right, ptrdiff_t rows, const int vectors,
+                    ptrdiff_t pairs, bool add) {
+    const int most = vectors == 1 ? 16 : vectors == 2 ? 12 : vectors == 3 ? 8 : vectors == 4 ? 6 : 4;
+    for (; rows > 0; rows -= most, sums += most * sums_row, left.at += most * left.row) switch (least(rows, most)) {
+            CASE(1); CASE(2); CASE(3); CASE(4); CASE(5); CASE(6); CASE(7); CASE(8);
+            CASE(9); CASE(10); CASE(11); CASE(12); CASE(13); CASE(14); CASE(15); CASE(16);
+        }
+}
+
+/* sums [rows, vectors * 16] = left [rows, pairs] x right [pairs, vectors * 16], or + that, with `add`. Columns of
+   the right are neighbours. */
+static void multiply(float *sums, ptrdiff_t sums_row, Pairs left, Pairs right, ptrdiff_t rows, ptrdiff_t vectors,
+                     ptrdiff_t pairs, bool add) {
+    while (vectors > 0) {
+        const ptrdiff_t done = vectors > 5 ? 4 : vectors;
+        switch (done) {
+        case 1: rows_of(sums, sums_row, left, right, rows, 1, pairs, add); break;
+        case 2: rows_of(sums, sums_row, left, right, rows, 2, pairs, add); break;
+        case 3: rows_of(sums, sums_row, left, right, rows, 3, pairs, add); break;
+        case 4: rows_of(sums, sums_row, left, right, rows, 4, pairs, add); break;
+        default: rows_of(sums, sums_row, left, right, rows, 5, pairs, add);
+        }
+        vectors -= done;
+        sums += done * LANES;
+        right.at += done * LANES;
+    }
+}
+
+#endif
