@@ -1,4 +1,4 @@
-"""For tests of the kernels in C: each build that runs on this CPU. What was compiled must load: none is skipped."""
+"""For tests of the kernels in C: each build that runs on this CPU. What was compiled must load."""
 
 from __future__ import annotations
 

@@ -40,6 +40,7 @@ MAY_BE_HEAVY = {
     "engine/bandwidth.py",
     "engine/packing.py",
     "engine/native.py",
+    "engine/fused.py",
     "engine/step.py",
     "engine/compiled.py",
     "engine/graphs.py",

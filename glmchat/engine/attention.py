@@ -4,7 +4,7 @@ transformers repeats the keys and values of a group for each of its query heads;
 without, reads them as often. Here all heads of a group are rows of one query, so that what they share is read
 once. A token after 4,000 in GLM-4.5-Air's shape takes a fortieth of the time, and nothing takes longer.
 
-That is said to torch's kernel; or to the one in kernels/attention.c, which for BF16 on some CPUs is two to
+That is said to torch's kernel; or to the one in kernels/attention.c, which for BF16 on some CPUs is 1.6 to
 four times as fast.
 """
 

@@ -24,6 +24,7 @@ from ..glm.checkpoints import Checkpoint
 from .attention import use_grouped_attention
 from .compiled import CompiledStep, plan_compiling
 from .faults import one_line
+from .fused import use_fused
 from .kv import copy_start, growing
 from .memory import DeviceMap, LoadOptions, free_memory, peak_resident
 from .mtp import MtpHead, compute_device, load_mtp
@@ -140,6 +141,7 @@ def _load_weights(
             for _ in pack(model, pages.copied):
                 on_progress(LoadProgress("arranging weights"))
         use_packed_experts(model)
+        use_fused(model)
     if all(t.device.type == "cpu" for t in model.parameters()) and _size(model) < SMALL:
         torch.set_num_threads(1)  # of this thread, which will run it
     return model.eval()
@@ -356,6 +358,7 @@ class LoadedModel:
         if head is not None and any(t.is_mkldnn for t in self._model.parameters()):
             for _ in pack(head.layer):
                 pass
+            use_fused(head.layer)
         if wanted and head is None:
             raise ModelError(
                 f"--speculate mtp: {folder.name} has no MTP layer that can be run; use lookup or auto."

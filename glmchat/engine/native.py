@@ -105,7 +105,7 @@ def find(packed: Any, weight: Any) -> Matrix | None:
 
 
 def _ways(numbers: Any, weight: Any) -> Iterator[tuple[int, int]]:
-    """Room and block of the ways to pack `weight` that give these numbers, as its first and last block tell."""
+    """Room and block of each way to pack `weight` that gives these numbers; its two ends are looked at."""
     import torch
 
     outs, ins = weight.shape
@@ -144,15 +144,72 @@ def multiplies(weight: Any) -> bool:
     import torch
 
     plain = weight.dtype == torch.bfloat16 and weight.device.type == "cpu" and weight.layout == torch.strided
-    return bool(plain and weight.is_contiguous() and _kernels() is not None)
+    return bool(plain and weight.is_contiguous() and usable())
 
 
-def multiply_plain(x: Any, weight: Any) -> Any:
-    """x [n, ins] by a weight [outs, ins] that is not packed: [n, outs]."""
+def usable() -> bool:
+    """Whether there are kernels for this CPU."""
+    return _kernels() is not None
+
+
+def multiply_plain(x: Any, weight: Any, *, exact: bool = False) -> Any:
+    """x [n, ins] by a weight [outs, ins] that is not packed: [n, outs], in FP32 if `exact`."""
+    import torch
+
     x = x.contiguous()
-    out = x.new_empty((len(x), len(weight)))
-    _usable().glmchat_multiply_plain(x.data_ptr(), weight.data_ptr(), len(x), *weight.shape, out.data_ptr())
+    out = x.new_empty((len(x), len(weight)), dtype=torch.float32 if exact else None)
+    _usable().glmchat_multiply_plain(
+        x.data_ptr(), weight.data_ptr(), len(x), *weight.shape, exact, out.data_ptr()
+    )
     return out
+
+
+def norm(x: Any, weight: Any, eps: float) -> Any:
+    """RMSNorm of x [..., size], scaled by weight [size]."""
+    x = x.contiguous()
+    size = x.shape[-1]
+    out = x.new_empty(x.shape)
+    _usable().glmchat_norm(x.data_ptr(), weight.data_ptr(), x.numel() // size, size, eps, out.data_ptr())
+    return out
+
+
+def gate(gates: Any, ups: Any) -> Any:
+    """SiLU of `gates`, times `ups`, both [..., size], their rows in steps of one length."""
+    size = gates.shape[-1]
+    out = gates.new_empty(gates.shape)
+    _usable().glmchat_gate(
+        *(gates.data_ptr(), ups.data_ptr(), gates.stride(-2), out.numel() // size, size, out.data_ptr())
+    )
+    return out
+
+
+def join(x: Any, places: Any, weights: Any) -> Any:
+    """For each row of `places` and `weights`, [n, k] in int64 and FP32, the weighted sum of the rows of x
+    [m, size] that it names: [n, size]."""
+    x, places, weights = x.contiguous(), places.contiguous(), weights.contiguous()
+    rows, each = places.shape
+    out = x.new_empty((rows, x.shape[1]))
+    _usable().glmchat_join(
+        *(x.data_ptr(), places.data_ptr(), weights.data_ptr()),
+        *(rows, each, x.shape[1], out.data_ptr()),
+    )
+    return out
+
+
+def choose(logits: Any, bias: Any, each: int, *, shared: bool, scale: float) -> tuple[Any, Any]:
+    """The `each` experts whose sigmoid, with `bias` [experts] added, is greatest for each row of `logits`
+    [n, experts], all FP32. Weights [n, each], out of 1 together if `shared`, times `scale`; their numbers."""
+    import torch
+
+    rows, experts = logits.shape
+    scores = logits.clone()
+    numbers = logits.new_empty((rows, each), dtype=torch.int64)
+    weights = logits.new_empty((rows, each))
+    _usable().glmchat_choose(
+        *(scores.data_ptr(), bias.data_ptr(), rows, experts, each, shared, scale),
+        *(numbers.data_ptr(), weights.data_ptr()),
+    )
+    return weights, numbers
 
 
 def _usable() -> ctypes.CDLL:
@@ -163,18 +220,20 @@ def _usable() -> ctypes.CDLL:
 
 @functools.cache
 def _kernels() -> ctypes.CDLL | None:
-    """The library; None where it was not compiled, finds no OpenMP that it knows, or there is none for this CPU."""
+    """The library; None where it was not compiled, finds no OpenMP that it knows, or is not for this CPU."""
     if (mine := build()) is None:
         return None
     try:
         kernels = ctypes.CDLL(str(library(mine)))
     except OSError:
         return None
-    pointer, size = ctypes.c_void_p, ctypes.c_ssize_t
-    kernels.glmchat_attend.argtypes = [pointer] * 4 + [size] * 11 + [ctypes.c_double]
-    kernels.glmchat_attend.restype = None
-    kernels.glmchat_multiply.argtypes = [pointer] * 3 + [size] * 5 + [pointer] * 2
-    kernels.glmchat_multiply.restype = None
-    kernels.glmchat_multiply_plain.argtypes = [pointer] * 2 + [size] * 3 + [pointer]
-    kernels.glmchat_multiply_plain.restype = None
+    c: Any = ctypes
+    pointer, size, number, real = c.c_void_p, c.c_ssize_t, c.c_int, c.c_double
+    kernels.glmchat_attend.argtypes = [*[pointer] * 4, *[size] * 11, real]
+    kernels.glmchat_multiply.argtypes = [*[pointer] * 3, *[size] * 5, *[pointer] * 2]
+    kernels.glmchat_multiply_plain.argtypes = [*[pointer] * 2, *[size] * 3, number, pointer]
+    kernels.glmchat_norm.argtypes = [*[pointer] * 2, *[size] * 2, real, pointer]
+    kernels.glmchat_gate.argtypes = [*[pointer] * 2, *[size] * 3, pointer]
+    kernels.glmchat_join.argtypes = [*[pointer] * 3, *[size] * 3, pointer]
+    kernels.glmchat_choose.argtypes = [*[pointer] * 2, *[size] * 3, number, real, *[pointer] * 2]
     return kernels

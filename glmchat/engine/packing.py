@@ -17,7 +17,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Callable, Iterator
-from typing import Any, cast
+from typing import Any
 
 from . import native
 
@@ -57,7 +57,10 @@ def pack(model: Any, on_copied: Callable[[str], None] = lambda _: None) -> Itera
     for module in modules.values():  # experts first, while least is in memory
         for part in _PARTS if _is_experts(module) else ():
             experts = module._parameters.pop(part)
-            setattr(module, part, nn.ParameterList(_packed(expert) for expert in experts.detach()))
+            parts: Any = nn.ParameterList(_packed(expert) for expert in experts.detach())
+            matrices = [packed.native for packed in parts]
+            parts.native = None if None in matrices else matrices
+            setattr(module, part, parts)
             yield
     for name, module in modules.items():
         if type(module) is nn.Linear and _fits(module.weight):
@@ -149,26 +152,19 @@ def _register() -> None:
     ExpertsInterface.register(_EXPERTS, _run_experts)
 
 
-def _natives(parts: Any, numbers: list[int]) -> list[native.Matrix] | None:
-    """The matrices with these numbers, if our own kernel multiplies them."""
-    found = [getattr(parts[n], "native", None) for n in numbers]
-    return None if None in found else cast("list[native.Matrix]", found)
-
-
 def _run_experts(module: Any, x: Any, index: Any, weights: Any) -> Any:
     """The weighted sum of each row's experts: x [n, hidden], index and weights [n, k] → [n, hidden]."""
     import torch
 
     rows, each = index.shape
     chosen = index.reshape(-1)
-    places: Any = None
     if rows == 1:  # every expert has the one row
-        hit, sizes, sorted_x = chosen.tolist(), [1] * each, x.expand(each, -1)
+        hit, sizes, places, sorted_x = chosen.tolist(), [1] * each, torch.arange(each), x.expand(each, -1)
     else:
         counts = torch.bincount(chosen).tolist()
         hit = [n for n, count in enumerate(counts) if count]
         sizes = [counts[n] for n in hit]
-        if _natives(module.gate_up_proj, hit) is None:
+        if getattr(module.gate_up_proj, "native", None) is None:
             sizes = [_rounded(size) for size in sizes]
         ends = list(itertools.accumulate(sizes))
         places = torch.empty_like(chosen)  # where each row stands for each of its experts
@@ -178,16 +174,17 @@ def _run_experts(module: Any, x: Any, index: Any, weights: Any) -> Any:
                 for n, size, end in zip(hit, sizes, ends, strict=True)
             ]
         )
-        sorted_x = x.new_zeros(ends[-1], x.shape[1])
-        sorted_x[places] = x.repeat_interleave(each, dim=0)
+        tokens = chosen.new_zeros(ends[-1])
+        tokens[places] = torch.arange(rows).repeat_interleave(each)
+        sorted_x = x[tokens]
 
     def run(parts: Any, x: Any) -> Any:
-        if matrices := _natives(parts, hit):
-            return native.multiply(x, matrices, sizes)
+        if matrices := getattr(parts, "native", None):
+            return native.multiply(x, [matrices[n] for n in hit], sizes)
         pieces = x.split(sizes)
         return torch.cat([_product(piece, parts[n]) for n, piece in zip(hit, pieces, strict=True)])
 
     out = run(module.down_proj, module._apply_gate(run(module.gate_up_proj, sorted_x)))
-    if places is not None:
-        out = out[places]
-    return (out * weights.reshape(-1, 1)).view(rows, each, -1).sum(1).to(x.dtype)
+    if weights.dtype == torch.float32 and native.usable():
+        return native.join(out, places.view(rows, each), weights)
+    return (out[places] * weights.reshape(-1, 1)).view(rows, each, -1).sum(1).to(x.dtype)

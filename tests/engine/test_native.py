@@ -9,7 +9,18 @@ import torch
 
 from glmchat.engine import native
 
-SHAPES = [(64, 32), (64, 64), (48, 4096), (1, 2), (63, 34), (65, 100), (200, 576), (1000, 1000), (2816, 128), (96, 2048)]
+SHAPES = [
+    (64, 32),
+    (64, 64),
+    (48, 4096),
+    (1, 2),
+    (63, 34),
+    (65, 100),
+    (200, 576),
+    (1000, 1000),
+    (2816, 128),
+    (96, 2048),
+]
 """Outputs and inputs."""
 
 pytestmark = pytest.mark.usefixtures("kernels")

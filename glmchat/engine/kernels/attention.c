@@ -1,7 +1,7 @@
 /* Attention of new tokens to a KV cache in BF16, on x86-64 with AVX512-BF16.
 
-   The rows of a task are the new tokens of all query heads that share keys and values, sixteen to a vector, so
-   that what they share is read once. Keys come in blocks; sums and maxima so far are kept for each row, and
+   The rows of a task are the new tokens of all query heads that share keys and values, sixteen to a vector where
+   they are scored, so that what they share is read once. Keys come in blocks; sums and maxima so far are kept for each row, and
    weighed anew when its maximum grows (the online softmax of FlashAttention, arXiv 2205.14135). Scores, sums
    and the softmax are FP32; weights are rounded to BF16 before they meet the values, as in torch's kernel.
    What a row comes to does not depend on the rows beside it.
@@ -28,19 +28,6 @@ typedef struct { /* of some keys, to a block of rows */
     float sums[WIDTH * MAX_SIZE]; /* [rows, size] */
     float peaks[WIDTH], totals[WIDTH];
 } Part;
-
-/* 2^x for x <= 0, to one in 10^7 */
-INLINE __m512 power(__m512 x) {
-    const __m512 whole = _mm512_roundscale_ps(x, 8), rest = _mm512_sub_ps(x, whole);
-    __m512 y = _mm512_set1_ps(1.5403530e-4f);
-    y = _mm512_fmadd_ps(y, rest, _mm512_set1_ps(1.3333558e-3f));
-    y = _mm512_fmadd_ps(y, rest, _mm512_set1_ps(9.6181291e-3f));
-    y = _mm512_fmadd_ps(y, rest, _mm512_set1_ps(5.5504109e-2f));
-    y = _mm512_fmadd_ps(y, rest, _mm512_set1_ps(2.4022651e-1f));
-    y = _mm512_fmadd_ps(y, rest, _mm512_set1_ps(6.9314718e-1f));
-    y = _mm512_fmadd_ps(y, rest, _mm512_set1_ps(1.0f));
-    return _mm512_scalef_ps(y, whole);
-}
 
 INLINE float power_of(float x) { return _mm512_cvtss_f32(power(_mm512_set1_ps(x))); }
 

@@ -1,7 +1,7 @@
-/* Products of a few rows with matrices in BF16, on x86-64 with AVX512-BF16.
+/* Products of rows with matrices in BF16, on x86-64 with AVX512-BF16.
 
    A token reads each weight once, so its products take as long as that. Matrices are as oneDNN has them packed,
-   which is how sixteen outputs at a time are summed from pairs of inputs. Sums are FP32. */
+   which is how sixteen outputs at a time are summed from pairs of inputs, by AMX as well. Sums are FP32. */
 
 #include "tile.h"
 
@@ -13,8 +13,6 @@ typedef struct {
     ptrdiff_t outs, ins, block;
 } Call;
 
-INLINE __m512 wide(__m256i few) { return (__m512)_mm512_slli_epi32(_mm512_cvtepu16_epi32(few), 16); }
-
 /* A block of outputs, from `begin` on, of the rows x [rows, ins]. */
 INLINE void block_of(const Call *call, const uint16_t *x, const uint32_t *block, ptrdiff_t begin, uint16_t *out,
                      ptrdiff_t rows) {
@@ -23,8 +21,8 @@ INLINE void block_of(const Call *call, const uint16_t *x, const uint32_t *block,
     multiply(sums, width, (Pairs){(const uint32_t *)x, pairs, 1}, (Pairs){block, width, 1}, rows, width / LANES, pairs,
              false);
     for (ptrdiff_t v = 0; v < width; v += LANES) {
-        const ptrdiff_t at = begin + v, left = call->outs - at;
-        const __mmask16 used = left >= LANES ? 0xffff : left <= 0 ? 0 : (1u << left) - 1;
+        const ptrdiff_t at = begin + v;
+        const __mmask16 used = within(at, call->outs);
         const __m512 bias = call->bias ? wide(_mm256_maskz_loadu_epi16(used, call->bias + at)) : _mm512_setzero_ps();
         for (ptrdiff_t r = 0; r < rows; r++) {
             const __m512 sum = _mm512_add_ps(_mm512_loadu_ps(sums + r * width + v), bias);
@@ -69,9 +67,9 @@ INLINE void dot(const uint16_t *x, const uint16_t *weights, ptrdiff_t ins, __m51
     }
 }
 
-/* x [rows, ins] by a matrix that is not packed, [outs, ins]: `out` [rows, outs]. */
+/* x [rows, ins] by a matrix that is not packed, [outs, ins]: `out` [rows, outs], in FP32 if `exact`, else in BF16. */
 void glmchat_multiply_plain(const uint16_t *x, const uint16_t *matrix, ptrdiff_t rows, ptrdiff_t outs, ptrdiff_t ins,
-                            uint16_t *out) {
+                            int exact, void *out) {
 #pragma omp parallel for schedule(static)
     for (ptrdiff_t begin = 0; begin < outs; begin += DOTS)
         for (ptrdiff_t row = 0; row < rows; row += DOTS) {
@@ -91,8 +89,13 @@ void glmchat_multiply_plain(const uint16_t *x, const uint16_t *matrix, ptrdiff_t
                     }
             for (int r = 0; r < high; r++)
                 for (int o = 0; o < many; o++) {
-                    const __m128bh rounded = _mm_cvtneps_pbh(_mm_set_ss(_mm512_reduce_add_ps(sum[r][o])));
-                    out[(row + r) * outs + begin + o] = (uint16_t)_mm_extract_epi16((__m128i)rounded, 0);
+                    const float whole = _mm512_reduce_add_ps(sum[r][o]);
+                    const __m128bh rounded = _mm_cvtneps_pbh(_mm_set_ss(whole));
+                    const ptrdiff_t to = (row + r) * outs + begin + o;
+                    if (exact)
+                        ((float *)out)[to] = whole;
+                    else
+                        ((uint16_t *)out)[to] = (uint16_t)_mm_extract_epi16((__m128i)rounded, 0);
                 }
         }
 }

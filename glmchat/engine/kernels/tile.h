@@ -3,18 +3,7 @@
 
    Two neighbours along what is summed over are a pair, in 32 bits. */
 
-#include <immintrin.h>
-#include <stdbool.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <string.h>
-
-enum { LANES = 16 };
-
-#define INLINE static inline __attribute__((always_inline))
-#define UNROLL _Pragma("GCC unroll 16")
-
-INLINE ptrdiff_t least(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
+#include "vectors.h"
 
 typedef struct { /* [rows, columns], whose first elements lie so many elements apart */
     const uint32_t *at;

@@ -1,0 +1,37 @@
+/* What all kernels are made of: sixteen numbers at a time, in FP32. */
+
+#pragma once
+
+#include <immintrin.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+enum { LANES = 16 };
+
+#define INLINE static inline __attribute__((always_inline))
+#define UNROLL _Pragma("GCC unroll 16")
+
+INLINE ptrdiff_t least(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
+
+/* 2^x for x <= 0, to one in 10^7 */
+INLINE __m512 power(__m512 x) {
+    const __m512 whole = _mm512_roundscale_ps(x, 8), rest = _mm512_sub_ps(x, whole);
+    __m512 y = _mm512_set1_ps(1.5403530e-4f);
+    y = _mm512_fmadd_ps(y, rest, _mm512_set1_ps(1.3333558e-3f));
+    y = _mm512_fmadd_ps(y, rest, _mm512_set1_ps(9.6181291e-3f));
+    y = _mm512_fmadd_ps(y, rest, _mm512_set1_ps(5.5504109e-2f));
+    y = _mm512_fmadd_ps(y, rest, _mm512_set1_ps(2.4022651e-1f));
+    y = _mm512_fmadd_ps(y, rest, _mm512_set1_ps(6.9314718e-1f));
+    y = _mm512_fmadd_ps(y, rest, _mm512_set1_ps(1.0f));
+    return _mm512_scalef_ps(y, whole);
+}
+
+/* Sixteen numbers in BF16 as FP32. */
+INLINE __m512 wide(__m256i few) { return (__m512)_mm512_slli_epi32(_mm512_cvtepu16_epi32(few), 16); }
+
+/* Of the sixteen from `at` on, those that are among `count`. */
+INLINE __mmask16 within(ptrdiff_t at, ptrdiff_t count) {
+    return count - at >= LANES ? 0xffff : count <= at ? 0 : (__mmask16)((1u << (count - at)) - 1);
+}
