@@ -40,7 +40,7 @@ def _register() -> None:
 
     AttentionInterface.register(GROUPED, _grouped)
     AttentionMaskInterface.register(GROUPED, sdpa_mask)
-    AttentionInterface.register(NATIVE, _native)
+    AttentionInterface.register(NATIVE, native_attention)
     AttentionMaskInterface.register(NATIVE, _native_mask)
 
 
@@ -59,7 +59,7 @@ def _grouped(
     return _attend(query, key, value, attention_mask, scaling), None
 
 
-def _native(
+def native_attention(
     module: Any, query: Any, key: Any, value: Any, attention_mask: Any, scaling: Any = None, **more: Any
 ) -> tuple[Any, Any]:
     if attention_mask is None:

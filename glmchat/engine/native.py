@@ -8,7 +8,6 @@ from __future__ import annotations
 import ctypes
 import functools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -76,20 +75,26 @@ def attend(query: Any, key: Any, value: Any, scale: float) -> Any:
     return out
 
 
-@dataclass(frozen=True, slots=True)
-class Matrix:
-    """Where a packed matrix [outs, ins] lies, in blocks of so many outputs, with room for so many inputs. Its
-    tensor must live on."""
+class Matrix(ctypes.Structure):
+    """Where a packed matrix [outs, ins] lies, in blocks of so many outputs, with room for so many inputs, and
+    what is added to its products. The tensors must live on."""
 
-    address: int
-    outs: int
-    ins: int
-    room: int
-    block: int
+    _fields_ = (
+        ("packed", ctypes.c_void_p),
+        ("bias", ctypes.c_void_p),
+        ("outs", ctypes.c_ssize_t),
+        ("ins", ctypes.c_ssize_t),
+        ("room", ctypes.c_ssize_t),
+        ("block", ctypes.c_ssize_t),
+    )
 
 
-def find(packed: Any, weight: Any) -> Matrix | None:
-    """How to multiply with `packed`, made of `weight` [outs, ins] by oneDNN; None where that is left to it.
+Matrices = ctypes.Array[Matrix]
+
+
+def find(packed: Any, weight: Any, bias: Any = None) -> Matrices | None:
+    """How to multiply with `packed`, made of `weight` [outs, ins] by oneDNN, and add `bias` [outs]; None
+    where that is left to it.
 
     How oneDNN packs is its own affair, so it is looked at.
     """
@@ -101,7 +106,14 @@ def find(packed: Any, weight: Any) -> Matrix | None:
     address, size = int(torch.ops.mkldnn.data_ptr(packed)), int(torch.ops.mkldnn._nbytes(packed))
     bytes_ = (ctypes.c_char * size).from_address(address)
     numbers = torch.frombuffer(bytes_, dtype=torch.bfloat16)
-    return next((Matrix(address, outs, ins, *how) for how in _ways(numbers, weight)), None)
+    added = None if bias is None else bias.data_ptr()
+    found = (Matrix(address, added, outs, ins, *how) for how in _ways(numbers, weight))
+    return next(map(together, zip(found)), None)
+
+
+def together(matrices: Sequence[Matrix]) -> Matrices:
+    """To be multiplied with the same rows at once. They have the same number of inputs."""
+    return (Matrix * len(matrices))(*matrices)
 
 
 def _ways(numbers: Any, weight: Any) -> Iterator[tuple[int, int]]:
@@ -122,19 +134,30 @@ def _ways(numbers: Any, weight: Any) -> Iterator[tuple[int, int]]:
             yield room, block
 
 
-def multiply(x: Any, matrices: Sequence[Matrix], rows: Sequence[int], bias: Any = None) -> Any:
-    """x [n, ins], of which the first rows[0] go to the first matrix, the next to the second, and so on; all
-    matrices are of one shape: [n, outs], in which `bias` [outs] is added to each row."""
-    matrix, count = matrices[0], len(matrices)
+def multiply(x: Any, matrices: Matrices) -> list[Any]:
+    """x [..., ins] by each matrix: a tensor [..., outs] for each."""
     x = x.contiguous()
-    out = x.new_empty((len(x), matrix.outs))
+    shape = x.shape[:-1]
+    rows = shape.numel()
+    outs = [matrix.outs for matrix in matrices]
+    out = x.new_empty(rows * sum(outs))
+    _usable().glmchat_multiply(x.data_ptr(), matrices, len(matrices), None, rows, out.data_ptr())
+    if len(outs) == 1:
+        return [out.view(*shape, outs[0])]
+    return [
+        part.view(*shape, width)
+        for part, width in zip(out.split([rows * n for n in outs]), outs, strict=True)
+    ]
+
+
+def multiply_parts(x: Any, matrices: Matrices, rows: Sequence[int]) -> Any:
+    """x [n, ins], of which the first rows[0] go to the first matrix, the next to the second, and so on; all
+    matrices are of one shape: [n, outs]."""
+    x = x.contiguous()
+    out = x.new_empty((len(x), matrices[0].outs))
     _usable().glmchat_multiply(
-        x.data_ptr(),
-        (ctypes.c_void_p * count)(*(m.address for m in matrices)),
-        (ctypes.c_ssize_t * count)(*rows),
-        *(count, matrix.outs, matrix.ins, matrix.room, matrix.block),
-        None if bias is None else bias.data_ptr(),
-        out.data_ptr(),
+        *(x.data_ptr(), matrices, len(matrices)),
+        *((ctypes.c_ssize_t * len(matrices))(*rows), 0, out.data_ptr()),
     )
     return out
 
@@ -171,6 +194,18 @@ def norm(x: Any, weight: Any, eps: float) -> Any:
     out = x.new_empty(x.shape)
     _usable().glmchat_norm(x.data_ptr(), weight.data_ptr(), x.numel() // size, size, eps, out.data_ptr())
     return out
+
+
+def rotate(x: Any, cos: Any, sin: Any) -> Any:
+    """RoPE in place on x [..., n, heads, size], by cos and sin [..., n, turned], turned <= size."""
+    heads, size = x.shape[-2:]
+    cos, sin = cos.contiguous(), sin.contiguous()
+    turned = cos.shape[-1]
+    _usable().glmchat_rotate(
+        *(x.data_ptr(), cos.data_ptr(), sin.data_ptr()),
+        *(cos.numel() // turned, heads, size, turned),
+    )
+    return x
 
 
 def gate(gates: Any, ups: Any) -> Any:
@@ -230,9 +265,10 @@ def _kernels() -> ctypes.CDLL | None:
     c: Any = ctypes
     pointer, size, number, real = c.c_void_p, c.c_ssize_t, c.c_int, c.c_double
     kernels.glmchat_attend.argtypes = [*[pointer] * 4, *[size] * 11, real]
-    kernels.glmchat_multiply.argtypes = [*[pointer] * 3, *[size] * 5, *[pointer] * 2]
+    kernels.glmchat_multiply.argtypes = [*[pointer] * 2, size, pointer, size, pointer]
     kernels.glmchat_multiply_plain.argtypes = [*[pointer] * 2, *[size] * 3, number, pointer]
     kernels.glmchat_norm.argtypes = [*[pointer] * 2, *[size] * 2, real, pointer]
+    kernels.glmchat_rotate.argtypes = [*[pointer] * 3, *[size] * 4]
     kernels.glmchat_gate.argtypes = [*[pointer] * 2, *[size] * 3, pointer]
     kernels.glmchat_join.argtypes = [*[pointer] * 3, *[size] * 3, pointer]
     kernels.glmchat_choose.argtypes = [*[pointer] * 2, *[size] * 3, number, real, *[pointer] * 2]

@@ -58,14 +58,14 @@ def pack(model: Any, on_copied: Callable[[str], None] = lambda _: None) -> Itera
         for part in _PARTS if _is_experts(module) else ():
             experts = module._parameters.pop(part)
             parts: Any = nn.ParameterList(_packed(expert) for expert in experts.detach())
-            matrices = [packed.native for packed in parts]
-            parts.native = None if None in matrices else matrices
+            found = [packed.native for packed in parts]
+            parts.native = None if None in found else [one for (one,) in found]
             setattr(module, part, parts)
             yield
     for name, module in modules.items():
         if type(module) is nn.Linear and _fits(module.weight):
             if id(module.weight) not in shared:
-                module.weight = _packed(module.weight.detach())
+                module.weight = _packed(module.weight.detach(), module.bias)
                 on_copied(f"{name}.weight")
                 yield
             _take_over(module)
@@ -96,11 +96,11 @@ def _fits(weight: Any) -> bool:
     return bool(weight.dtype == torch.bfloat16 and not weight.is_mkldnn)
 
 
-def _packed(weight: Any) -> Any:
+def _packed(weight: Any, bias: Any = None) -> Any:
     import torch
 
     packed: Any = torch.nn.Parameter(torch.ops.mkldnn._reorder_linear_weight(weight, 1), requires_grad=False)
-    packed.native = native.find(packed, weight)
+    packed.native = native.find(packed, weight, bias)
     return packed
 
 
@@ -113,7 +113,7 @@ def _linear(module: Any, x: Any) -> Any:
 
 
 def _product(x: Any, weight: Any, bias: Any = None) -> Any:
-    """x [..., in] by weight [out, in], packed or not: [..., out]."""
+    """x [..., in] by weight [out, in], packed or not, and its bias [out]: [..., out]."""
     import torch
 
     rows = x.numel() // x.shape[-1]
@@ -122,7 +122,7 @@ def _product(x: Any, weight: Any, bias: Any = None) -> Any:
             return native.multiply_plain(x.reshape(rows, -1), weight).view(*x.shape[:-1], -1)
         return torch.nn.functional.linear(x, weight, bias)
     if weight.native is not None:
-        return native.multiply(x.reshape(rows, -1), [weight.native], [rows], bias).view(*x.shape[:-1], -1)
+        return native.multiply(x, weight.native)[0]
     more = _room(rows, weight) - rows
     if more == 0:
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
@@ -180,7 +180,7 @@ def _run_experts(module: Any, x: Any, index: Any, weights: Any) -> Any:
 
     def run(parts: Any, x: Any) -> Any:
         if matrices := getattr(parts, "native", None):
-            return native.multiply(x, [matrices[n] for n in hit], sizes)
+            return native.multiply_parts(x, native.together([matrices[n] for n in hit]), sizes)
         pieces = x.split(sizes)
         return torch.cat([_product(piece, parts[n]) for n, piece in zip(hit, pieces, strict=True)])
 

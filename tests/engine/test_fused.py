@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
+from transformers.models.glm4_moe.modeling_glm4_moe import apply_rotary_pos_emb
 
 from glmchat.engine import fused, native
+from glmchat.engine.attention import use_grouped_attention
 from glmchat.engine.local import open_local
 from glmchat.engine.memory import LoadOptions
 from glmchat.glm.checkpoints import resolve
@@ -38,6 +39,17 @@ def test_norm(size: int, rows: int) -> None:
     exact = weight.double() * x.double() * torch.rsqrt(x.double().pow(2).mean(-1, keepdim=True) + 1e-5)
     assert is_rounded(native.norm(x, weight, 1e-5), exact, times=2)
     assert torch.equal(native.norm(x.T.contiguous().T, weight, 1e-5), native.norm(x, weight, 1e-5))
+
+
+@pytest.mark.parametrize(("size", "turned"), [(32, 16), (64, 64), (128, 64), (96, 20)])
+@pytest.mark.parametrize("rows", [1, 3, 300])
+def test_rotate(size: int, turned: int, rows: int) -> None:
+    """Rounded where transformers rounds, so it is the same."""
+    x = random(1, rows, 5, size)
+    angles = torch.linspace(0, 50, rows * turned // 2).view(1, rows, -1)
+    cos, sin = (torch.cat([t, t], dim=-1).bfloat16() for t in (angles.cos(), angles.sin()))
+    usual, _ = apply_rotary_pos_emb(x, x, cos, sin, unsqueeze_dim=2)
+    assert torch.equal(native.rotate(x.clone(), cos, sin), usual)
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -89,9 +101,8 @@ def test_choose_of_what_is_no_number() -> None:
 
 
 def replaced(module: Any) -> bool:
-    return any(
-        isinstance(module.__dict__.get(name), functools.partial) for name in ("forward", "_apply_gate")
-    )
+    own = [module.__dict__.get(name) for name in ("forward", "_apply_gate")]
+    return any(getattr(forward, "__module__", "") == fused.__name__ for forward in own)
 
 
 class Norm(nn.Module):
@@ -148,10 +159,12 @@ def test_a_whole_model(groups: int) -> None:
     usual, ours = (
         AutoModelForCausalLM.from_pretrained(DEMO, config=config, dtype="bfloat16").eval() for _ in range(2)
     )
+    for model in (usual, ours):
+        use_grouped_attention(model)
     fused.use_fused(ours)
     kinds = {type(m).__name__ for m in ours.modules() if replaced(m)}
     routers = {"Glm4MoeTopkRouter"} if groups == 1 else set()
-    assert kinds == {"Glm4MoeRMSNorm", "Glm4MoeMLP", "Glm4MoeExperts"} | routers
+    assert kinds == {"Glm4MoeRMSNorm", "Glm4MoeAttention", "Glm4MoeMLP", "Glm4MoeExperts"} | routers
     caches = [DynamicCache(config=config) for _ in range(2)]
     for rows in (40, 1, 3):
         ids = torch.arange(100, 100 + rows)[None]

@@ -30,12 +30,12 @@ def random(*shape: int, seed: int = 0) -> Any:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).bfloat16()
 
 
-def packed(weight: Any) -> tuple[Any, native.Matrix]:
+def packed(weight: Any, bias: Any = None) -> tuple[Any, native.Matrices]:
     """With the tensor, which must live on."""
     tensor = torch.ops.mkldnn._reorder_linear_weight(weight, 1)
-    matrix = native.find(tensor, weight)
-    assert matrix is not None, "oneDNN packs otherwise than we know"
-    return tensor, matrix
+    matrices = native.find(tensor, weight, bias)
+    assert matrices is not None, "oneDNN packs otherwise than we know"
+    return tensor, matrices
 
 
 def inputs(least: int) -> int:
@@ -58,10 +58,11 @@ def assert_product(ours: Any, x: Any, weight: Any, bias: Any = None) -> None:
 def test_product_with_a_packed_matrix(shape: tuple[int, int], biased: bool) -> None:
     weight = random(shape[0], inputs(shape[1]))
     bias = random(shape[0], seed=1) if biased else None
-    _keep, matrix = packed(weight)
+    _keep, matrices = packed(weight, bias)
     for rows in (*range(1, 14), 16, 17, 20, 32, 100):
         x = random(rows, weight.shape[1], seed=rows)
-        assert_product(native.multiply(x, [matrix], [rows], bias), x, weight, bias)
+        (product,) = native.multiply(x, matrices)
+        assert_product(product, x, weight, bias)
 
 
 def test_products_with_several_matrices() -> None:
@@ -69,9 +70,21 @@ def test_products_with_several_matrices() -> None:
     kept = [packed(weight) for weight in weights]
     rows = [3, 1, 7, 16, 40]
     x = random(sum(rows), inputs(66), seed=9)
-    ours = native.multiply(x, [matrix for _, matrix in kept], rows)
+    ours = native.multiply_parts(x, native.together([one for _, (one,) in kept]), rows)
     for weight, part, out in zip(weights, x.split(rows), ours.split(rows), strict=True):
         assert_product(out, part, weight)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 40])
+def test_the_same_rows_with_several_matrices(rows: int) -> None:
+    weights = [random(outs, inputs(66), seed=outs) for outs in (130, 48, 1, 200)]
+    biases = [None, random(48), random(1), None]
+    kept = [packed(weight, bias) for weight, bias in zip(weights, biases, strict=True)]
+    x = random(1, rows, inputs(66), seed=9)
+    ours = native.multiply(x, native.together([one for _, (one,) in kept]))
+    for weight, bias, out in zip(weights, biases, ours, strict=True):
+        assert out.shape == (1, rows, len(weight))
+        assert_product(out, x, weight, bias)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -85,17 +98,18 @@ def test_product_with_a_plain_matrix(shape: tuple[int, int]) -> None:
 
 def test_a_row_is_the_same_alone_as_beside_others() -> None:
     weight = random(1000, inputs(1000))
-    _keep, matrix = packed(weight)
+    _keep, matrices = packed(weight)
     x = random(40, inputs(1000), seed=1)
-    together = native.multiply(x, [matrix], [40])
+    (together,) = native.multiply(x, matrices)
     for row in range(40):
-        assert torch.equal(native.multiply(x[row : row + 1], [matrix], [1])[0], together[row])
+        (alone,) = native.multiply(x[row : row + 1], matrices)
+        assert torch.equal(alone[0], together[row])
 
 
 def test_rows_that_are_no_neighbours() -> None:
     weight, wide = random(64, 64), random(4, 128, seed=1)
-    _keep, matrix = packed(weight)
-    assert_product(native.multiply(wide[:, ::2], [matrix], [4]), wide[:, ::2], weight)
+    _keep, matrices = packed(weight)
+    assert_product(native.multiply(wide[:, ::2], matrices)[0], wide[:, ::2], weight)
     assert_product(native.multiply_plain(wide[:, ::2], weight), wide[:, ::2], weight)
 
 

@@ -5,13 +5,7 @@
 
 #define IN_PARALLEL _Pragma("omp parallel for schedule(static) if (rows * size >= 1 << 16)")
 
-INLINE __m512 load(const uint16_t *from, __mmask16 used) { return wide(_mm256_maskz_loadu_epi16(used, from)); }
-
 INLINE __m512 rounded(__m512 x) { return wide((__m256i)_mm512_cvtneps_pbh(x)); }
-
-INLINE void store(uint16_t *to, __mmask16 used, __m512 x) {
-    _mm256_mask_storeu_epi16(to, used, (__m256i)_mm512_cvtneps_pbh(x));
-}
 
 /* 1 / (1 + e^-x), without an overflow */
 INLINE __m512 sigmoid(__m512 x) {
@@ -39,6 +33,26 @@ void glmchat_norm(const uint16_t *x, const uint16_t *weight, ptrdiff_t rows, ptr
             const __mmask16 used = within(i, size);
             const __m512 even = rounded(_mm512_mul_ps(load(from + i, used), scale));
             store(out + row * size + i, used, _mm512_mul_ps(load(weight + i, used), even));
+        }
+    }
+}
+
+/* Turns the first `turned` elements of x [rows, heads, size] by the angles of their rows, whose cos and sin are
+   [rows, turned]: RoPE, with the halves of what is turned as pairs. In place. */
+void glmchat_rotate(uint16_t *x, const uint16_t *cos, const uint16_t *sin, ptrdiff_t rows, ptrdiff_t heads,
+                    ptrdiff_t size, ptrdiff_t turned) {
+    const ptrdiff_t half = turned / 2;
+    IN_PARALLEL
+    for (ptrdiff_t n = 0; n < rows * heads; n++) {
+        uint16_t *first = x + n * size, *second = first + half;
+        const uint16_t *c = cos + n / heads * turned, *s = sin + n / heads * turned;
+        for (ptrdiff_t i = 0; i < half; i += LANES) {
+            const __mmask16 used = within(i, half);
+            const __m512 a = load(first + i, used), b = load(second + i, used);
+            store(first + i, used, _mm512_sub_ps(rounded(_mm512_mul_ps(a, load(c + i, used))),
+                                                 rounded(_mm512_mul_ps(b, load(s + i, used)))));
+            store(second + i, used, _mm512_add_ps(rounded(_mm512_mul_ps(b, load(c + half + i, used))),
+                                                  rounded(_mm512_mul_ps(a, load(s + half + i, used)))));
         }
     }
 }

@@ -31,6 +31,12 @@ INLINE __m512 power(__m512 x) {
 /* Sixteen numbers in BF16 as FP32. */
 INLINE __m512 wide(__m256i few) { return (__m512)_mm512_slli_epi32(_mm512_cvtepu16_epi32(few), 16); }
 
+INLINE __m512 load(const uint16_t *from, __mmask16 used) { return wide(_mm256_maskz_loadu_epi16(used, from)); }
+
+INLINE void store(uint16_t *to, __mmask16 used, __m512 x) {
+    _mm256_mask_storeu_epi16(to, used, (__m256i)_mm512_cvtneps_pbh(x));
+}
+
 /* Of the sixteen from `at` on, those that are among `count`. */
 INLINE __mmask16 within(ptrdiff_t at, ptrdiff_t count) {
     return count - at >= LANES ? 0xffff : count <= at ? 0 : (__mmask16)((1u << (count - at)) - 1);
