@@ -80,7 +80,8 @@ def _together(*layers: Any) -> Callable[[Any], Sequence[Any]]:
 
 
 def _norm(module: Any) -> Forward:
-    return lambda x: native.norm(x, module.weight, module.variance_epsilon)
+    theirs, weight, eps = module.forward, module.weight, module.variance_epsilon
+    return lambda x: native.norm(x, weight, eps) if x.dtype == weight.dtype else theirs(x)
 
 
 def _norm_width(module: Any) -> int:
@@ -156,7 +157,10 @@ def _route(module: Any) -> Forward:
 
 
 def _route_width(module: Any) -> int:
-    routes = hasattr(module, "e_score_correction_bias") and getattr(module, "num_group", 0) == 1
+    import torch
+
+    bias = getattr(module, "e_score_correction_bias", None)
+    routes = bias is not None and bias.dtype == torch.float32 and getattr(module, "num_group", 0) == 1
     return module.weight.shape[1] if routes and native.multiplies(module.weight) else 0
 
 

@@ -101,7 +101,8 @@ def find(packed: Any, weight: Any, bias: Any = None) -> Matrices | None:
     import torch
 
     outs, ins = weight.shape
-    if weight.dtype != torch.bfloat16 or not _kernels() or ins % INPUTS[build() or AVX512]:
+    ours = weight.dtype == torch.bfloat16 and (bias is None or bias.dtype == torch.bfloat16)
+    if not ours or not usable() or ins % INPUTS[build() or AVX512]:
         return None
     address, size = int(torch.ops.mkldnn.data_ptr(packed)), int(torch.ops.mkldnn._nbytes(packed))
     bytes_ = (ctypes.c_char * size).from_address(address)
@@ -135,7 +136,7 @@ def _ways(numbers: Any, weight: Any) -> Iterator[tuple[int, int]]:
 
 
 def multiply(x: Any, matrices: Matrices) -> list[Any]:
-    """x [..., ins] by each matrix: a tensor [..., outs] for each."""
+    """x [..., ins] by each matrix: a tensor [..., outs] for each. All are BF16."""
     x = x.contiguous()
     shape = x.shape[:-1]
     rows = shape.numel()

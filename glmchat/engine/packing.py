@@ -121,7 +121,7 @@ def _product(x: Any, weight: Any, bias: Any = None) -> Any:
         if rows <= native.MOST_PLAIN and bias is None and native.multiplies(weight):
             return native.multiply_plain(x.reshape(rows, -1), weight).view(*x.shape[:-1], -1)
         return torch.nn.functional.linear(x, weight, bias)
-    if weight.native is not None:
+    if weight.native is not None and x.dtype == weight.dtype:
         return native.multiply(x, weight.native)[0]
     more = _room(rows, weight) - rows
     if more == 0:
@@ -135,7 +135,7 @@ def _room(rows: int, weight: Any) -> int:
     """With how many rows so many are multiplied by `weight`."""
     if rows < _FEW:
         # Without BF16 of the CPU's own, oneDNN turns it into FP32, and each row takes its time.
-        return _FEW if weight.numel() >= _LARGE and native.cpu_has("avx512_bf16") else rows
+        return _FEW if weight.numel() >= _LARGE and native.cpu_has(native.AVX512) else rows
     return _rounded(rows)
 
 
