@@ -76,19 +76,19 @@ Measure = Callable[[], tuple[int, float]]
 
 
 Result = TypeVar("Result")
-Make = Callable[[str, Any], Callable[[], Result]]
+Make = Callable[[str, Any], Callable[..., Result]]
 
 
 @contextlib.contextmanager
-def side(make: Make[Result], model: str, args: Any) -> Iterator[Callable[[], Result]]:
+def side(make: Make[Result], model: str, args: Any) -> Iterator[Callable[..., Result]]:
     """What `make` measures, in a process of its own: torch keeps threads for each thread that computes, and
     lets all of them wait less eagerly once there are more than cores."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, context, _prepare, (make, model, args)) as pool:
-        yield lambda: pool.submit(_measure).result()
+        yield lambda *about: pool.submit(_measure, *about).result()
 
 
-_made: Callable[[], Any]
+_made: Callable[..., Any]
 
 
 def _prepare(make: Make[Any], model: str, args: Any) -> None:
@@ -96,17 +96,24 @@ def _prepare(make: Make[Any], model: str, args: Any) -> None:
     _made = make(model, args)
 
 
-def _measure() -> Any:
-    return _made()
+def _measure(*about: Any) -> Any:
+    return _made(*about)
+
+
+def settled(engine: LocalEngine) -> LocalEngine:
+    """As it is after some seconds in which nobody asks for anything."""
+    while engine.lend(lambda decoder, *_: decoder.loaded.page_more()):
+        pass
+    return engine
 
 
 def plain(model: str, args: argparse.Namespace) -> Measure:
     engine = open_local(model, LoadOptions(device_map=args.device_map, speculate="off"))
-    return partial(_engine_speed, engine, args)
+    return partial(_engine_speed, settled(engine), args)
 
 
 def _usual(model: str, args: argparse.Namespace) -> Measure:
-    return partial(_engine_speed, open_local(model, LoadOptions(device_map=args.device_map)), args)
+    return partial(_engine_speed, settled(open_local(model, LoadOptions(device_map=args.device_map))), args)
 
 
 def bare_loop(model: str, args: argparse.Namespace) -> Measure:

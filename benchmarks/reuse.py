@@ -16,8 +16,10 @@ is, whichever is longer. "at the limit" compares with both together.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from glmchat.engine.bandwidth import read_bandwidth
@@ -29,7 +31,7 @@ from glmchat.glm.checkpoints import resolve
 from glmchat.messages import Conversation, Message
 
 from .checkpoint import AIR_LAYERS, write_random_checkpoint
-from .decode import BareLoop
+from .decode import BareLoop, settled, side
 from .gpu import matmul_speed
 from .report import Comparison, show
 
@@ -61,16 +63,35 @@ def run(args: argparse.Namespace) -> None:
 
 def _measure(model: str, args: argparse.Namespace, *, whole: bool) -> list[Comparison]:
     """Without `whole` not what reads all of the history each time."""
-    with open_local(model, LoadOptions(device_map="cpu")) as engine:
-        bare = BareLoop(model, "cpu") if whole else None
+    with contextlib.ExitStack() as stack:
+        engine = settled(stack.enter_context(open_local(model, LoadOptions(device_map="cpu"))))
+        limits = stack.enter_context(side(_limits, model, args))()
+        bare = stack.enter_context(side(_bare, model, args)) if whole else None
         return [
-            *_compare(engine, bare, "And {n}?", args, typed=True),
-            *_compare(engine, bare, f"{{n}} {WORDS}", args, typed=False),
+            *_compare(engine, limits, bare, "And {n}?", args, typed=True),
+            *_compare(engine, limits, bare, f"{{n}} {WORDS}", args, typed=False),
         ]
 
 
+def _bare(model: str, _: argparse.Namespace) -> Callable[..., float]:
+    return BareLoop(model, "cpu").ttft
+
+
+def _limits(*_: object) -> Callable[[], tuple[float, float]]:
+    """FLOP/s in BF16 and bytes/s of this machine."""
+    import torch
+
+    return lambda: (matmul_speed(torch.device("cpu"), 2048), read_bandwidth("cpu"))
+
+
 def _compare(
-    engine: LocalEngine, bare: BareLoop | None, text: str, args: argparse.Namespace, *, typed: bool
+    engine: LocalEngine,
+    limits: tuple[float, float],
+    bare: Callable[..., float] | None,
+    text: str,
+    args: argparse.Namespace,
+    *,
+    typed: bool,
 ) -> list[Comparison]:
     history = _history(engine, args.turns - 1, args.history)
     longer = _history(engine, args.last - 1, args.history)
@@ -84,14 +105,14 @@ def _compare(
         step.append(1 / (done.timing.decode_tokens_per_s or 0))
         if bare is not None:
             ids = engine.render(Conversation([*history, question]), options=OPTIONS).ids
-            floor.append(bare.ttft(ids, usage.cached_tokens))
+            floor.append(bare(ids, usage.cached_tokens))
             cold.append(_ttft(_ask(engine, [other, *history, question])))
         alone.append(_ttft(_ask(engine, [other, question])))
         second.append(_ttft(_ask(engine, [*longer[:2], question], read=True, typed=typed)))
         last.append(_ttft(_ask(engine, [*longer, question], read=True, typed=typed)))
     new = usage.prompt_tokens - usage.cached_tokens
     how = f"{'typed' if typed else 'sent at once'}, {new} new"
-    least = _least_attention_s(engine, new, usage.cached_tokens)
+    least = _least_attention_s(engine, limits, new, usage.cached_tokens)
     rows = [
         ("  ÷ the message alone", warm, alone, 1.3),
         ("  ÷ that, and attention at the limit", warm, [s + least for s in alone], 1.3),
@@ -106,16 +127,16 @@ def _compare(
     return [Comparison(*row, more_is_better=False) for row in rows]
 
 
-def _least_attention_s(engine: LocalEngine, new: int, known: int) -> float:
+def _least_attention_s(engine: LocalEngine, limits: tuple[float, float], new: int, known: int) -> float:
     """What it takes at least that so many new tokens attend to so many known ones, in BF16."""
-    import torch
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(resolve(engine.info.name).folder)
     each = config.num_hidden_layers * config.head_dim * known
     products = 4 * each * config.num_attention_heads * new  # with keys and with values, 2 FLOP a product
     kv_bytes = 4 * each * config.num_key_value_heads
-    return max(products / matmul_speed(torch.device("cpu"), 2048), kv_bytes / read_bandwidth("cpu"))
+    flop_s, bytes_s = limits
+    return max(products / flop_s, kv_bytes / bytes_s)
 
 
 def _history(engine: LocalEngine, turns: int, tokens: int) -> list[Message]:

@@ -31,7 +31,7 @@ from .mtp import MtpHead, compute_device, load_mtp
 from .packing import can_pack, pack, use_packed_experts
 from .progress import OnProgress, WeightsBar
 from .ranks import OnBroken, Ranks, Seat, hide_gpus
-from .resident import FilePages, tight_heap
+from .resident import FilePages, onto_huge_pages, tight_heap
 from .weights import active_bytes
 
 SMALL = 1 << 26
@@ -199,6 +199,7 @@ class LoadedModel:
         auto = self.mtp is not None or not self.offloaded
         self.speculates = speculate != "off" and (auto or speculate != "auto")
         """Tokens are guessed ahead."""
+        self._paging: Iterator[None] | None = None
         self.compiled: CompiledStep | None = None
         """The decode step compiled, or yet to be; None where it is not going to be."""
 
@@ -253,6 +254,14 @@ class LoadedModel:
             return False
         with _quiet():
             return self.compiled.compile_more()
+
+    def page_more(self) -> bool:
+        """Put more of the weights in a CPU's memory onto huge pages; takes milliseconds. False: all are."""
+        if self._paging is None:
+            address, plain = self._torch.ops.mkldnn.data_ptr, self._torch.nn.Parameter
+            usual = [t for t in self.weights() if type(t) is plain and t.device.type == "cpu"]
+            self._paging = onto_huge_pages([address(t) if t.is_mkldnn else t.data_ptr() for t in usual])
+        return next(self._paging, False) is None
 
     def join(self, states: Any, more: Any) -> Any:
         """States [1, n, hidden] and those of the tokens behind them."""

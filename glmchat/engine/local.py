@@ -34,7 +34,7 @@ from .turn import Ahead, Result, Turn, TurnRunner
 log = logging.getLogger(__name__)
 
 IDLE_S = 2.0
-"""Who asks nothing for so long, and does not close the engine, reads or types: there is time to compile."""
+"""Who asks nothing for so long, and does not close the engine, reads or types: there is time for more."""
 
 
 class LocalEngine:
@@ -218,12 +218,16 @@ class LocalEngine:
         runner.close()
 
     def _next(self, runner: TurnRunner) -> Turn | Ahead | _Loan | None:
-        """What to do next. While nobody asks for anything, more and more of the decode step is compiled."""
+        """What to do next. While nobody asks for anything, more and more of the weights gets onto huge pages,
+        and of the decode step compiled."""
         idle_s: float | None = IDLE_S
         while True:
             try:
                 return self._todo.take(idle_s)
             except TimeoutError:
+                if runner.page_more():
+                    idle_s = 0
+                    continue
                 self.compiling = True
                 idle_s = 0 if runner.compile_more() else None
                 self.compiling = False

