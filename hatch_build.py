@@ -32,9 +32,12 @@ class Hook(BuildHookInterface[Any]):
         if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
             return
         for old in KERNELS.glob("*.so"):
-            old.unlink()  # a running glmchat keeps what it has loaded
+            if old.stem not in BUILDS:
+                old.unlink()
         for name, more in BUILDS.items():
-            if problem := compile_library(KERNELS / f"{name}.so", more):
+            library = KERNELS / f"{name}.so"
+            if problem := compile_library(library, more):
+                library.unlink(missing_ok=True)
                 self.app.display_warning(f"Without kernels for {name}, as {problem}")
         if any(KERNELS.glob("*.so")):
             build_data["pure_python"] = False
@@ -46,9 +49,10 @@ def compile_library(library: Path, more: list[str]) -> str:
     compiler = shlex.split(os.environ.get("CC", "")) or ["gcc"]
     with tempfile.TemporaryDirectory() as folder:
         made = {source: Path(folder) / f"{source.stem}.o" for source in sorted(KERNELS.glob("*.c"))}
+        linked = library.with_suffix(".new")  # a running glmchat may use the old one
         for command in (
             *([*compiler, *COMPILE, *more, "-c", str(source), "-o", str(o)] for source, o in made.items()),
-            [*compiler, "-shared", *map(str, made.values()), "-o", str(library)],
+            [*compiler, "-shared", *map(str, made.values()), "-o", str(linked)],
         ):
             try:
                 done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
@@ -56,4 +60,5 @@ def compile_library(library: Path, more: list[str]) -> str:
                 return str(e)
             if done.returncode:
                 return f"{shlex.join(command)} says: {done.stderr[-500:]}"
+    linked.replace(library)
     return ""

@@ -25,6 +25,7 @@ _ENDS = 16
 
 
 def library(build: str) -> Path:
+    """Where it is, if it was compiled."""
     return Path(__file__).with_name("kernels") / f"{build}.so"
 
 
@@ -51,7 +52,7 @@ def attends(dtype: Any, size: int) -> bool:
     """Whether there is a kernel for attention to keys of this type, with heads of this size."""
     import torch
 
-    return dtype == torch.bfloat16 and size % _SIZES == 0 and size <= _LARGEST and _kernels() is not None
+    return dtype == torch.bfloat16 and size % _SIZES == 0 and size <= _LARGEST and usable()
 
 
 def takes(*tensors: Any) -> bool:
@@ -68,7 +69,7 @@ def attend(query: Any, key: Any, value: Any, scale: float) -> Any:
     _, heads, rows, size = query.shape
     groups, length = key.shape[1:3]
     out = query.new_empty((1, rows, heads, size))
-    _usable().glmchat_attend(
+    _loaded().glmchat_attend(
         *(t.data_ptr() for t in (query, key, value, out)),
         *(heads, groups, rows, length, size),
         *(t.stride(dimension) for t in (query, key, value) for dimension in (1, 2)),
@@ -154,7 +155,7 @@ def multiply(x: Any, matrices: Matrices) -> list[Any]:
     rows = shape.numel()
     outs = [matrix.outs for matrix in matrices]
     out = x.new_empty(rows * sum(outs))
-    _usable().glmchat_multiply(x.data_ptr(), matrices, len(matrices), None, rows, out.data_ptr())
+    _loaded().glmchat_multiply(x.data_ptr(), matrices, len(matrices), None, rows, out.data_ptr())
     if len(outs) == 1:
         return [out.view(*shape, outs[0])]
     return [
@@ -168,7 +169,7 @@ def multiply_parts(x: Any, matrices: Matrices, rows: Sequence[int]) -> Any:
     matrices are of one shape: [n, outs]."""
     x = x.contiguous()
     out = x.new_empty((len(x), matrices[0].outs))
-    _usable().glmchat_multiply(
+    _loaded().glmchat_multiply(
         *(x.data_ptr(), matrices, len(matrices)),
         *((ctypes.c_ssize_t * len(matrices))(*rows), 0, out.data_ptr()),
     )
@@ -194,7 +195,7 @@ def multiply_plain(x: Any, weight: Any, *, exact: bool = False) -> Any:
 
     x = x.contiguous()
     out = x.new_empty((len(x), len(weight)), dtype=torch.float32 if exact else None)
-    _usable().glmchat_multiply_plain(
+    _loaded().glmchat_multiply_plain(
         x.data_ptr(), weight.data_ptr(), len(x), *weight.shape, exact, out.data_ptr()
     )
     return out
@@ -205,7 +206,7 @@ def norm(x: Any, weight: Any, eps: float) -> Any:
     x = x.contiguous()
     size = x.shape[-1]
     out = x.new_empty(x.shape)
-    _usable().glmchat_norm(x.data_ptr(), weight.data_ptr(), x.numel() // size, size, eps, out.data_ptr())
+    _loaded().glmchat_norm(x.data_ptr(), weight.data_ptr(), x.numel() // size, size, eps, out.data_ptr())
     return out
 
 
@@ -214,7 +215,7 @@ def rotate(x: Any, cos: Any, sin: Any) -> Any:
     heads, size = x.shape[-2:]
     cos, sin = cos.contiguous(), sin.contiguous()
     turned = cos.shape[-1]
-    _usable().glmchat_rotate(
+    _loaded().glmchat_rotate(
         *(x.data_ptr(), cos.data_ptr(), sin.data_ptr()),
         *(cos.numel() // turned, heads, size, turned),
     )
@@ -225,7 +226,7 @@ def gate(gates: Any, ups: Any) -> Any:
     """SiLU of `gates`, times `ups`, both [..., size], their rows in steps of one length."""
     size = gates.shape[-1]
     out = gates.new_empty(gates.shape)
-    _usable().glmchat_gate(
+    _loaded().glmchat_gate(
         *(gates.data_ptr(), ups.data_ptr(), gates.stride(-2), out.numel() // size, size, out.data_ptr())
     )
     return out
@@ -237,7 +238,7 @@ def join(x: Any, places: Any, weights: Any) -> Any:
     x, places, weights = x.contiguous(), places.contiguous(), weights.contiguous()
     rows, each = places.shape
     out = x.new_empty((rows, x.shape[1]))
-    _usable().glmchat_join(
+    _loaded().glmchat_join(
         *(x.data_ptr(), places.data_ptr(), weights.data_ptr()),
         *(rows, each, x.shape[1], out.data_ptr()),
     )
@@ -253,14 +254,14 @@ def choose(logits: Any, bias: Any, each: int, *, shared: bool, scale: float) -> 
     scores = logits.clone()
     numbers = logits.new_empty((rows, each), dtype=torch.int64)
     weights = logits.new_empty((rows, each))
-    _usable().glmchat_choose(
+    _loaded().glmchat_choose(
         *(scores.data_ptr(), bias.data_ptr(), rows, experts, each, shared, scale),
         *(numbers.data_ptr(), weights.data_ptr()),
     )
     return weights, numbers
 
 
-def _usable() -> ctypes.CDLL:
+def _loaded() -> ctypes.CDLL:
     kernels = _kernels()
     assert kernels is not None
     return kernels

@@ -1,9 +1,10 @@
 /* Attention of new tokens to a KV cache in BF16, on x86-64 with AVX512-BF16.
 
    The rows of a task are the new tokens of all query heads that share keys and values, sixteen to a vector where
-   they are scored, so that what they share is read once. Keys come in blocks; sums and maxima so far are kept for each row, and
-   weighed anew when its maximum grows (the online softmax of FlashAttention, arXiv 2205.14135). Scores, sums
-   and the softmax are FP32; weights are rounded to BF16 before they meet the values, as in torch's kernel.
+   they are scored, so that what they share is read once. Keys come in blocks; sums and maxima so far are kept for
+   each row, and weighed anew when its maximum grows (the online softmax of FlashAttention, arXiv 2205.14135).
+   Scores, sums and the softmax are FP32; weights are rounded to BF16 before they meet the values, as in torch's
+   kernel.
    What a row comes to does not depend on the rows beside it.
 
    Needs no header of Python or torch. It runs on the OpenMP threads of the process, which torch has loaded. */
