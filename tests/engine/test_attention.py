@@ -165,14 +165,19 @@ class TestKernel:
         key.copy_(rising[:, None].expand(3000, 64).bfloat16())
         assert_is_attention(query, key, value, scale)
 
-    def test_a_row_is_the_same_alone_as_beside_others(self) -> None:
+    @pytest.mark.parametrize("shape", SHAPES)
+    @pytest.mark.parametrize("some", [1, 2, 3, 4, 7])
+    def test_a_row_is_the_same_beside_few_others_as_beside_many(
+        self, shape: tuple[int, int, int], some: int
+    ) -> None:
         """So that guesses are checked by the numbers that the token alone would have had."""
-        query, key, value = tensors((16, 4, 64), 40, 400)
+        query, key, value = tensors(shape, 40, 500)
         together = native.attend(query, key, value, 0.125)
-        for row in (0, 7, 39):
-            seen = 400 - 40 + row + 1
-            alone = native.attend(query[:, :, row : row + 1], key[:, :, :seen], value[:, :, :seen], 0.125)
-            assert torch.equal(alone[:, 0], together[:, row])
+        for end in (some, 17, 40):
+            seen = 500 - 40 + end
+            rows = query[:, :, end - some : end]
+            few = native.attend(rows, key[:, :, :seen], value[:, :, :seen], 0.125)
+            assert torch.equal(few, together[:, end - some : end])
 
     def test_takes_only_what_it_reads_right(self) -> None:
         query, key, value = tensors((4, 2, 64), 1, 10)
