@@ -20,6 +20,7 @@ import re
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,8 @@ _CUT = "\ufdd1"
 _STAND_INS = tuple("\ufdd2\ufdd3\ufdd4\ufdd5\ufdd6\ufdd7\ufdd8\ufdd9")
 _UNKNOWN = "\ufdef"
 _DROPPED = -1
+_REMEMBERED = 1024
+"""Texts. Most of a conversation come again in its next turn; to disarm them takes as long as to render it."""
 _RESERVED = re.compile(f"[{_MARK}-{_STAND_INS[-1]}]")
 _LONE_SURROGATES = re.compile("[\ud800-\udfff]")
 
@@ -157,6 +160,7 @@ class _Controls:
         if starts:  # the rest of the token could come from what follows this text
             patterns.append(rf"[{re.escape(''.join(starts))}](?=\s*\Z)")
         self._start = _any_of(patterns, re.IGNORECASE)
+        self._disarmed = lru_cache(_REMEMBERED)(self._disarm)
         self._token = _any_of(map(re.escape, sorted(self._ids, key=len, reverse=True)))
 
         self._bare = Tokenizer(model)
@@ -181,13 +185,16 @@ class _Controls:
     def disarm(self, value: Any) -> Any:
         """Supplied data, of any JSON form, with a mark wherever its text could start a control token."""
         if isinstance(value, str):
-            sound = _LONE_SURROGATES.sub("\ufffd", _RESERVED.sub("", value))
-            return self._start.sub(rf"\g<0>{_MARK}", sound)
+            return self._disarmed(value)
         if isinstance(value, Mapping):
             return {self.disarm(k): self.disarm(v) for k, v in value.items()}
         if isinstance(value, list | tuple):
             return [self.disarm(v) for v in value]
         return value
+
+    def _disarm(self, text: str) -> str:
+        sound = _LONE_SURROGATES.sub("\ufffd", _RESERVED.sub("", text))
+        return self._start.sub(rf"\g<0>{_MARK}", sound)
 
     def encode(self, marked: str) -> list[int]:
         """The ids of rendered text; its marks are taken out and what stands at them stays text."""
