@@ -14,7 +14,7 @@ from typing import Any
 AMX, AVX512 = "amx_tile", "avx512_bf16"
 INPUTS = {AMX: 32, AVX512: 2}
 """By the builds, which are called after what a CPU must have: of how many inputs a matrix has a multiple."""
-MOST_PLAIN = 4
+MOST_PLAIN = 8
 """Up to so many rows are multiplied with a matrix that is not packed faster than torch does it."""
 _SIZES, _LARGEST = 32, 256
 """Sizes of a head are multiples of it, and at most so large."""

@@ -67,6 +67,7 @@ INLINE void dot(const uint16_t *x, const uint16_t *weights, ptrdiff_t ins, __m51
         __m512bh weight[DOTS];
         UNROLL for (int o = 0; o < outs; o++)
             weight[o] = (__m512bh)_mm512_maskz_loadu_epi16(used, weights + o * ins + i);
+        UNROLL for (int o = 0; o < outs; o++) _mm_prefetch(weights + (outs + o) * ins + i, _MM_HINT_T0);
         UNROLL for (int r = 0; r < rows; r++) {
             const __m512bh row = (__m512bh)_mm512_maskz_loadu_epi16(used, x + r * ins + i);
             UNROLL for (int o = 0; o < outs; o++) sum[r][o] = _mm512_dpbf16_ps(sum[r][o], weight[o], row);
