@@ -19,16 +19,16 @@ def use_fused(model: Any) -> None:
     """Let the modules of `model`, all of it in BF16 on a CPU, take kernels/fused.c where they can."""
     if not native.usable():
         return
-    agree: dict[tuple[type, str, int], bool] = {}
+    agree: dict[tuple[type, int], bool] = {}
     for module in model.modules():
         for step in _STEPS:
             if not (width := step.width(module)):
                 continue
-            ours, kind = step.make(module), (type(module), step.name, width)
+            ours, kind = step.make(module), (type(module), width)
             if kind not in agree:
-                agree[kind] = _agree(ours, getattr(module, step.name), step.inputs(module, width))
+                agree[kind] = _agree(ours, module.forward, step.inputs(module, width))
             if agree[kind]:
-                setattr(module, step.name, ours)
+                module.forward = ours
 
 
 def _agree(ours: Forward, theirs: Forward, inputs: Sequence[Any]) -> bool:
@@ -90,7 +90,7 @@ def _norm_width(module: Any) -> int:
 
 
 def _attention(module: Any) -> Forward:
-    project = _together(module.q_proj, module.k_proj, module.v_proj)
+    project, close = _together(module.q_proj, module.k_proj, module.v_proj), _together(module.o_proj)
     normed = getattr(module, "use_qk_norm", False)
 
     def forward(
@@ -103,15 +103,15 @@ def _attention(module: Any) -> Forward:
         shape = hidden_states.shape[:-1]
         query, key, value = (t.view(*shape, -1, module.head_dim) for t in project(hidden_states))
         if normed:
-            query, key = module.q_norm(query), module.k_norm(key)
-        query, key = (native.rotate(t, *position_embeddings).transpose(1, 2) for t in (query, key))
-        value = value.transpose(1, 2)
+            query, key = module.q_norm.forward(query), module.k_norm.forward(key)
+        native.rotate(query, key, *position_embeddings)
+        query, key, value = (t.transpose(1, 2) for t in (query, key, value))
         if past_key_values is not None:
             key, value = past_key_values.update(key, value, module.layer_idx)
         out, _ = attention.native_attention(
             module, query, key, value, attention_mask, scaling=module.scaling, **more
         )
-        return module.o_proj(out.reshape(*shape, -1)), None
+        return close(out.reshape(*shape, -1))[0], None
 
     return forward
 
@@ -123,9 +123,46 @@ def _attention_width(module: Any) -> int:
     return module.q_proj.in_features if ours else 0
 
 
+def _layer(module: Any) -> Forward:
+    """Its modules are not called but run: torch looks for hooks in each, which nobody has set."""
+    attend, mlp = module.self_attn, module.mlp
+    before, between = module.input_layernorm, module.post_attention_layernorm
+
+    def forward(
+        hidden_states: Any,
+        attention_mask: Any = None,
+        position_ids: Any = None,
+        past_key_values: Any = None,
+        use_cache: Any = False,
+        position_embeddings: Any = None,
+        **more: Any,
+    ) -> Any:
+        out, _ = attend.forward(
+            hidden_states=before.forward(hidden_states),
+            position_embeddings=position_embeddings,
+            attention_mask=attention_mask,
+            past_key_values=past_key_values,
+            **more,
+        )
+        x = hidden_states + out
+        return x + mlp.forward(between.forward(x))
+
+    return forward
+
+
+def _layer_width(module: Any) -> int:
+    known = type(module).__name__ in ("Glm4MoeDecoderLayer", "LlamaDecoderLayer")
+    return _attention_width(module.self_attn) if known else 0
+
+
+def _layer_inputs(module: Any, width: int) -> tuple[Any, ...]:
+    x, angles, mask = _rows_and_angles(module.self_attn, width)
+    return x, mask, None, None, False, angles
+
+
 def _mlp(module: Any) -> Forward:
-    both = _together(module.gate_proj, module.up_proj)
-    return lambda x: module.down_proj(native.gate(*both(x)))
+    opening, closing = _together(module.gate_proj, module.up_proj), _together(module.down_proj)
+    return lambda x: closing(native.gate(*opening(x)))[0]
 
 
 def _mlp_width(module: Any) -> int:
@@ -133,12 +170,38 @@ def _mlp_width(module: Any) -> int:
     return getattr(layers[0], "in_features", 0) if None not in layers else 0
 
 
-def _gate(_: Any) -> Forward:
-    return lambda x: native.gate(*x.chunk(2, dim=-1))
+def _experts(module: Any) -> Forward:
+    import torch
+
+    theirs = module.forward
+    gates, downs = (_matrices(parts) for parts in (module.gate_up_proj, module.down_proj))
+
+    def forward(x: Any, numbers: Any, weights: Any) -> Any:
+        if x.dtype != torch.bfloat16 or weights.dtype != torch.float32:
+            return theirs(x, numbers, weights)
+        return native.run_experts(x, numbers, weights, gates, downs)
+
+    return forward
 
 
-def _gate_width(module: Any) -> int:
-    return 64 if hasattr(module, "_apply_gate") else 0  # any will do
+def _matrices(parts: Any) -> native.Matrices:
+    return native.together([one for part in parts for one in part.native])
+
+
+def _experts_width(module: Any) -> int:
+    from torch.nn import ParameterList
+
+    parts = [getattr(module, f"{name}_proj", None) for name in ("gate_up", "down")]
+    packed = all(isinstance(part, ParameterList) and all(one.native for one in part) for part in parts)
+    return int(parts[0][0].native[0].ins) if packed else 0  # type: ignore[index]
+
+
+def _rows_and_experts(module: Any, width: int) -> tuple[Any, ...]:
+    """What experts are given: rows [n, width], numbers and weights [n, k]."""
+    import torch
+
+    numbers = torch.arange(6).view(3, 2) % len(module.down_proj)
+    return *_rows(module, width), numbers, torch.tensor([[1.0, 0.5], [0.1, 0.0], [2.0, 0.3]])
 
 
 def _route(module: Any) -> Forward:
@@ -165,10 +228,8 @@ def _route_width(module: Any) -> int:
 
 
 class _Step(NamedTuple):
-    name: str
-    """Of the method that is replaced."""
     make: Callable[[Any], Forward]
-    """What replaces it in a module."""
+    """What replaces the forward of a module."""
     width: Callable[[Any], int]
     """Of its input; 0 for a module that has none such."""
     inputs: Callable[[Any, int], Sequence[Any]] = _rows
@@ -176,9 +237,10 @@ class _Step(NamedTuple):
 
 
 _STEPS = (
-    _Step("forward", _norm, _norm_width),
-    _Step("forward", _attention, _attention_width, _rows_and_angles),
-    _Step("forward", _mlp, _mlp_width),
-    _Step("_apply_gate", _gate, _gate_width),
-    _Step("forward", _route, _route_width),
+    _Step(_norm, _norm_width),
+    _Step(_attention, _attention_width, _rows_and_angles),
+    _Step(_layer, _layer_width, _layer_inputs),
+    _Step(_mlp, _mlp_width),
+    _Step(_experts, _experts_width, _rows_and_experts),
+    _Step(_route, _route_width),
 )

@@ -76,8 +76,8 @@ def _layer_class() -> Any:
             end = begin + keys.shape[-2]
             if self.room < end:
                 self._move(_grown(end) if self.room else _rounded(max(end, FIRST_ROOM)), keys, values)
-            self._keys[..., begin:end, :] = keys
-            self._values[..., begin:end, :] = values
+            self._keys.narrow(-2, begin, end - begin).copy_(keys)
+            self._values.narrow(-2, begin, end - begin).copy_(values)
             self.use(end)
             return self.keys, self.values
 
@@ -91,7 +91,7 @@ def _layer_class() -> Any:
             return self._keys, self._values
 
         def use(self, length: int) -> None:
-            self.keys, self.values = self._keys[..., :length, :], self._values[..., :length, :]
+            self.keys, self.values = (t.narrow(-2, 0, length) for t in (self._keys, self._values))
 
         def _move(self, room: int, keys: Any, values: Any) -> None:
             """To where there is room for so many tokens like those in `keys` and `values`."""
@@ -99,6 +99,10 @@ def _layer_class() -> Any:
             self._keys = _with_room(keys, self.keys, used, room)
             self._values = _with_room(values, self.values, used, room)
             self.use(used)  # the former tensors can go
+
+        def crop(self, tokens_to_remove: int) -> None:
+            if self.is_initialized:  # transformers 5.17 does not ask
+                super().crop(tokens_to_remove)
 
         def reset(self) -> None:
             super().reset()

@@ -155,7 +155,7 @@ def multiply(x: Any, matrices: Matrices) -> list[Any]:
     rows = shape.numel()
     outs = [matrix.outs for matrix in matrices]
     out = x.new_empty(rows * sum(outs))
-    _loaded().glmchat_multiply(x.data_ptr(), matrices, len(matrices), None, rows, out.data_ptr())
+    _loaded().glmchat_multiply(x.data_ptr(), matrices, len(matrices), rows, out.data_ptr())
     if len(outs) == 1:
         return [out.view(*shape, outs[0])]
     return [
@@ -164,14 +164,17 @@ def multiply(x: Any, matrices: Matrices) -> list[Any]:
     ]
 
 
-def multiply_parts(x: Any, matrices: Matrices, rows: Sequence[int]) -> Any:
-    """x [n, ins], of which the first rows[0] go to the first matrix, the next to the second, and so on; all
-    matrices are of one shape: [n, outs]."""
-    x = x.contiguous()
-    out = x.new_empty((len(x), matrices[0].outs))
-    _loaded().glmchat_multiply(
-        *(x.data_ptr(), matrices, len(matrices)),
-        *((ctypes.c_ssize_t * len(matrices))(*rows), 0, out.data_ptr()),
+def run_experts(x: Any, numbers: Any, weights: Any, gates: Matrices, downs: Matrices) -> Any:
+    """The sum, by `weights` [n, k] in FP32, of what the experts of these numbers, [n, k] in int64, make of
+    x [n, size]: [n, size]. Each has a matrix [2 * inner, size] in `gates`, for SiLU gates and what passes
+    them, and one [size, inner] in `downs`."""
+    x, numbers, weights = x.contiguous(), numbers.contiguous(), weights.contiguous()
+    (rows, size), each = x.shape, numbers.shape[1]
+    room = x.new_empty(rows * each * (2 * size + 3 * downs[0].ins))
+    places, out = numbers.new_empty(numbers.shape), x.new_empty(x.shape)
+    _loaded().glmchat_experts(
+        *(x.data_ptr(), numbers.data_ptr(), weights.data_ptr(), rows, each),
+        *(gates, downs, len(gates), places.data_ptr(), room.data_ptr(), out.data_ptr()),
     )
     return out
 
@@ -210,16 +213,14 @@ def norm(x: Any, weight: Any, eps: float) -> Any:
     return out
 
 
-def rotate(x: Any, cos: Any, sin: Any) -> Any:
-    """RoPE in place on x [..., n, heads, size], by cos and sin [..., n, turned], turned <= size."""
-    heads, size = x.shape[-2:]
+def rotate(query: Any, key: Any, cos: Any, sin: Any) -> None:
+    """RoPE in place on query and key [..., n, heads, size], by cos and sin [..., n, turned]."""
+    (heads, size), turned = query.shape[-2:], cos.shape[-1]
     cos, sin = cos.contiguous(), sin.contiguous()
-    turned = cos.shape[-1]
     _loaded().glmchat_rotate(
-        *(x.data_ptr(), cos.data_ptr(), sin.data_ptr()),
-        *(cos.numel() // turned, heads, size, turned),
+        *(query.data_ptr(), key.data_ptr(), cos.data_ptr(), sin.data_ptr()),
+        *(cos.numel() // turned, heads, key.shape[-2], size, turned),
     )
-    return x
 
 
 def gate(gates: Any, ups: Any) -> Any:
@@ -228,19 +229,6 @@ def gate(gates: Any, ups: Any) -> Any:
     out = gates.new_empty(gates.shape)
     _loaded().glmchat_gate(
         *(gates.data_ptr(), ups.data_ptr(), gates.stride(-2), out.numel() // size, size, out.data_ptr())
-    )
-    return out
-
-
-def join(x: Any, places: Any, weights: Any) -> Any:
-    """For each row of `places` and `weights`, [n, k] in int64 and FP32, the weighted sum of the rows of x
-    [m, size] that it names: [n, size]."""
-    x, places, weights = x.contiguous(), places.contiguous(), weights.contiguous()
-    rows, each = places.shape
-    out = x.new_empty((rows, x.shape[1]))
-    _loaded().glmchat_join(
-        *(x.data_ptr(), places.data_ptr(), weights.data_ptr()),
-        *(rows, each, x.shape[1], out.data_ptr()),
     )
     return out
 
@@ -279,11 +267,11 @@ def _kernels() -> ctypes.CDLL | None:
     c: Any = ctypes
     pointer, size, number, real = c.c_void_p, c.c_ssize_t, c.c_int, c.c_double
     kernels.glmchat_attend.argtypes = [*[pointer] * 4, *[size] * 11, real]
-    kernels.glmchat_multiply.argtypes = [*[pointer] * 2, size, pointer, size, pointer]
+    kernels.glmchat_multiply.argtypes = [*[pointer] * 2, *[size] * 2, pointer]
+    kernels.glmchat_experts.argtypes = [*[pointer] * 3, *[size] * 2, *[pointer] * 2, size, *[pointer] * 3]
     kernels.glmchat_multiply_plain.argtypes = [*[pointer] * 2, *[size] * 3, number, pointer]
     kernels.glmchat_norm.argtypes = [*[pointer] * 2, *[size] * 2, real, pointer]
-    kernels.glmchat_rotate.argtypes = [*[pointer] * 3, *[size] * 4]
+    kernels.glmchat_rotate.argtypes = [*[pointer] * 4, *[size] * 5]
     kernels.glmchat_gate.argtypes = [*[pointer] * 2, *[size] * 3, pointer]
-    kernels.glmchat_join.argtypes = [*[pointer] * 3, *[size] * 3, pointer]
     kernels.glmchat_choose.argtypes = [*[pointer] * 2, *[size] * 3, number, real, *[pointer] * 2]
     return kernels

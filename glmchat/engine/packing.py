@@ -57,10 +57,7 @@ def pack(model: Any, on_copied: Callable[[str], None] = lambda _: None) -> Itera
     for module in modules.values():  # experts first, while least is in memory
         for part in _PARTS if _is_experts(module) else ():
             experts = module._parameters.pop(part)
-            parts: Any = nn.ParameterList(_packed(expert) for expert in experts.detach())
-            found = [packed.native for packed in parts]
-            parts.native = None if None in found else [one for (one,) in found]
-            setattr(module, part, parts)
+            setattr(module, part, nn.ParameterList(_packed(expert) for expert in experts.detach()))
             yield
     for name, module in modules.items():
         if type(module) is nn.Linear and _fits(module.weight):
@@ -163,9 +160,7 @@ def _run_experts(module: Any, x: Any, index: Any, weights: Any) -> Any:
     else:
         counts = torch.bincount(chosen).tolist()
         hit = [n for n, count in enumerate(counts) if count]
-        sizes = [counts[n] for n in hit]
-        if getattr(module.gate_up_proj, "native", None) is None:
-            sizes = [_rounded(size) for size in sizes]
+        sizes = [_rounded(counts[n]) for n in hit]
         ends = list(itertools.accumulate(sizes))
         places = torch.empty_like(chosen)  # where each row stands for each of its experts
         places[chosen.argsort()] = torch.cat(
@@ -179,12 +174,8 @@ def _run_experts(module: Any, x: Any, index: Any, weights: Any) -> Any:
         sorted_x = x[tokens]
 
     def run(parts: Any, x: Any) -> Any:
-        if matrices := getattr(parts, "native", None):
-            return native.multiply_parts(x, native.together([matrices[n] for n in hit]), sizes)
         pieces = x.split(sizes)
         return torch.cat([_product(piece, parts[n]) for n, piece in zip(hit, pieces, strict=True)])
 
     out = run(module.down_proj, module._apply_gate(run(module.gate_up_proj, sorted_x)))
-    if weights.dtype == torch.float32 and native.usable():
-        return native.join(out, places.view(rows, each), weights)
     return (out[places] * weights.reshape(-1, 1)).view(rows, each, -1).sum(1).to(x.dtype)

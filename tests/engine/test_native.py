@@ -65,14 +65,40 @@ def test_product_with_a_packed_matrix(shape: tuple[int, int], biased: bool) -> N
         assert_product(product, x, weight, bias)
 
 
-def test_products_with_several_matrices() -> None:
-    weights = [random(130, inputs(66), seed=n) for n in range(5)]
-    kept = [packed(weight) for weight in weights]
-    rows = [3, 1, 7, 16, 40]
-    x = random(sum(rows), inputs(66), seed=9)
-    ours = native.multiply_parts(x, native.together([one for _, (one,) in kept]), rows)
-    for weight, part, out in zip(weights, x.split(rows), ours.split(rows), strict=True):
-        assert_product(out, part, weight)
+@pytest.mark.parametrize("rows", [1, 2, 5, 70, 300])
+@pytest.mark.parametrize(
+    ("size", "inner", "experts", "each"), [(64, 32, 4, 2), (1100, 96, 9, 3), (32, 160, 30, 8)]
+)
+def test_experts(rows: int, size: int, inner: int, experts: int, each: int) -> None:
+    """Rounded after each step, as in torch. In many rows some experts have none, and some many."""
+    size, inner = inputs(size), inputs(inner)
+    gates = [random(2 * inner, size, seed=n) / 8 for n in range(experts)]
+    downs = [random(size, inner, seed=-1 - n) / 8 for n in range(experts)]
+    kept = [[packed(weight) for weight in weights] for weights in (gates, downs)]
+    generator = torch.Generator().manual_seed(rows)
+    x, weights = random(rows, size, seed=9), torch.rand(rows, each, generator=generator)
+    likely = torch.rand(experts, generator=generator) ** 3 + 1e-6
+    likely[1] = 0
+    numbers = likely.log().add(torch.rand(rows, experts, generator=generator)).topk(each).indices
+    ours = native.run_experts(
+        x, numbers, weights, *(native.together([one for _, (one,) in side]) for side in kept)
+    )
+    for n in range(rows):
+        terms = []
+        for number, weight in zip(numbers[n].tolist(), weights[n], strict=True):
+            opened = native.multiply(x[n : n + 1], kept[0][number][1])[0]
+            gated = native.gate(*opened.chunk(2, dim=-1))
+            terms.append(native.multiply(gated, kept[1][number][1])[0].double() * weight.double())
+        exact, slack = sum(terms), 1e-6 * sum(t.abs() for t in terms)
+        assert bool(((ours[n : n + 1].double() - exact).abs() <= 2**-8 * exact.abs() + slack).all())
+    alone = [
+        native.run_experts(
+            *(t[n : n + 1] for t in (x, numbers, weights)),
+            *(native.together([one for _, (one,) in side]) for side in kept),
+        )
+        for n in (0, rows - 1)
+    ]
+    assert torch.equal(torch.cat(alone), ours[[0, rows - 1]])
 
 
 @pytest.mark.parametrize("rows", [1, 2, 40])

@@ -1,19 +1,9 @@
 /* The small steps of a layer, between its products. In torch each is a dozen operations, which take longer to begin
    than to do where a token is alone. Rounded where torch rounds. */
 
-#include "vectors.h"
+#include "steps.h"
 
 #define IN_PARALLEL _Pragma("omp parallel for schedule(static) if (rows * size >= 1 << 16)")
-
-INLINE __m512 rounded(__m512 x) { return wide((__m256i)_mm512_cvtneps_pbh(x)); }
-
-/* 1 / (1 + e^-x), without an overflow */
-INLINE __m512 sigmoid(__m512 x) {
-    const __m512 one = _mm512_set1_ps(1.0f);
-    const __m512 e = power(_mm512_mul_ps(_mm512_abs_ps(x), _mm512_set1_ps(-1.44269504f)));
-    const __mmask16 negative = _mm512_cmp_ps_mask(x, _mm512_setzero_ps(), _CMP_LT_OQ);
-    return _mm512_div_ps(_mm512_mask_blend_ps(negative, one, e), _mm512_add_ps(one, e));
-}
 
 /* RMSNorm of x [rows, size], scaled by weight [size]. */
 void glmchat_norm(const uint16_t *x, const uint16_t *weight, ptrdiff_t rows, ptrdiff_t size, double eps,
@@ -37,23 +27,30 @@ void glmchat_norm(const uint16_t *x, const uint16_t *weight, ptrdiff_t rows, ptr
     }
 }
 
-/* Turns the first `turned` elements of x [rows, heads, size] by the angles of their rows, whose cos and sin are
-   [rows, turned]: RoPE, with the halves of what is turned as pairs. In place. */
-void glmchat_rotate(uint16_t *x, const uint16_t *cos, const uint16_t *sin, ptrdiff_t rows, ptrdiff_t heads,
-                    ptrdiff_t size, ptrdiff_t turned) {
+/* Turns the first `turned` elements of a head by the angles whose cos and sin are [turned]. */
+INLINE void turn_head(uint16_t *x, const uint16_t *cos, const uint16_t *sin, ptrdiff_t turned) {
     const ptrdiff_t half = turned / 2;
+    for (ptrdiff_t i = 0; i < half; i += LANES) {
+        const __mmask16 used = within(i, half);
+        const __m512 a = load(x + i, used), b = load(x + half + i, used);
+        store(x + i, used, _mm512_sub_ps(rounded(_mm512_mul_ps(a, load(cos + i, used))),
+                                         rounded(_mm512_mul_ps(b, load(sin + i, used)))));
+        store(x + half + i, used, _mm512_add_ps(rounded(_mm512_mul_ps(b, load(cos + half + i, used))),
+                                                rounded(_mm512_mul_ps(a, load(sin + half + i, used)))));
+    }
+}
+
+/* RoPE, with the halves of what is turned as pairs, in place: of query and key [rows, heads, size] by cos and sin
+   [rows, turned]. */
+void glmchat_rotate(uint16_t *query, uint16_t *key, const uint16_t *cos, const uint16_t *sin, ptrdiff_t rows,
+                    ptrdiff_t query_heads, ptrdiff_t key_heads, ptrdiff_t size, ptrdiff_t turned) {
+    const ptrdiff_t heads = query_heads + key_heads;
     IN_PARALLEL
     for (ptrdiff_t n = 0; n < rows * heads; n++) {
-        uint16_t *first = x + n * size, *second = first + half;
-        const uint16_t *c = cos + n / heads * turned, *s = sin + n / heads * turned;
-        for (ptrdiff_t i = 0; i < half; i += LANES) {
-            const __mmask16 used = within(i, half);
-            const __m512 a = load(first + i, used), b = load(second + i, used);
-            store(first + i, used, _mm512_sub_ps(rounded(_mm512_mul_ps(a, load(c + i, used))),
-                                                 rounded(_mm512_mul_ps(b, load(s + i, used)))));
-            store(second + i, used, _mm512_add_ps(rounded(_mm512_mul_ps(b, load(c + half + i, used))),
-                                                  rounded(_mm512_mul_ps(a, load(s + half + i, used)))));
-        }
+        const ptrdiff_t row = n / heads, head = n % heads;
+        uint16_t *x = head < query_heads ? query + (row * query_heads + head) * size
+                                         : key + (row * key_heads + head - query_heads) * size;
+        turn_head(x, cos + row * turned, sin + row * turned, turned);
     }
 }
 
@@ -61,27 +58,7 @@ void glmchat_rotate(uint16_t *x, const uint16_t *cos, const uint16_t *sin, ptrdi
 void glmchat_gate(const uint16_t *gate, const uint16_t *up, ptrdiff_t step, ptrdiff_t rows, ptrdiff_t size,
                   uint16_t *out) {
     IN_PARALLEL
-    for (ptrdiff_t row = 0; row < rows; row++)
-        for (ptrdiff_t i = 0; i < size; i += LANES) {
-            const __mmask16 used = within(i, size);
-            const __m512 x = load(gate + row * step + i, used);
-            const __m512 open = rounded(_mm512_mul_ps(x, sigmoid(x)));
-            store(out + row * size + i, used, _mm512_mul_ps(open, load(up + row * step + i, used)));
-        }
-}
-
-/* For each row the sum of x[places[row]], [each, size], by weights [rows, each]; places [rows, each]. */
-void glmchat_join(const uint16_t *x, const int64_t *places, const float *weights, ptrdiff_t rows, ptrdiff_t each,
-                  ptrdiff_t size, uint16_t *out) {
-    IN_PARALLEL
-    for (ptrdiff_t row = 0; row < rows; row++)
-        for (ptrdiff_t i = 0; i < size; i += LANES) {
-            const __mmask16 used = within(i, size);
-            __m512 sum = _mm512_setzero_ps();
-            for (ptrdiff_t n = row * each; n < (row + 1) * each; n++)
-                sum = _mm512_fmadd_ps(_mm512_set1_ps(weights[n]), load(x + places[n] * size + i, used), sum);
-            store(out + row * size + i, used, sum);
-        }
+    for (ptrdiff_t row = 0; row < rows; row++) gate_row(gate + row * step, up + row * step, size, out + row * size);
 }
 
 /* The `each` experts of a row whose sigmoid, with the bias [size] added, is greatest: their numbers and weights

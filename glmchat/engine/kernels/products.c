@@ -3,59 +3,22 @@
    A token reads each weight once, so its products take as long as that. Matrices are as oneDNN has them packed,
    which is how sixteen outputs at a time are summed from pairs of inputs, by AMX as well. Sums are FP32. */
 
-#include "tile.h"
+#include "products.h"
 
-enum { MOST_OUTS = 64 };
 enum { DOTS = 4 }; /* rows, and outputs, of a plain matrix whose sums are in registers */
 
-typedef struct {
-    const uint32_t *packed; /* [outs / block][room / 2][block][2], zeros where there is no element */
-    const uint16_t *bias;   /* [outs], or none */
-    ptrdiff_t outs, ins, room, block;
-} Matrix;
-
-/* The block of outputs that begins with the one of number `begin`: out [rows, outs] of x [rows, ins]. */
-INLINE void block_of(const Matrix *matrix, const uint16_t *x, ptrdiff_t begin, uint16_t *out, ptrdiff_t rows) {
-    const ptrdiff_t width = matrix->block, pairs = matrix->ins / 2;
-    const uint32_t *packed = matrix->packed + begin * (matrix->room / 2);
-    float sums[MOST_ROWS * MOST_OUTS];
-    multiply(sums, width, (Pairs){(const uint32_t *)x, pairs, 1}, (Pairs){packed, width, 1}, rows, width / LANES,
-             pairs, false);
-    for (ptrdiff_t v = 0; v < width; v += LANES) {
-        const ptrdiff_t at = begin + v;
-        const __mmask16 used = within(at, matrix->outs);
-        const __m512 bias = matrix->bias ? load(matrix->bias + at, used) : _mm512_setzero_ps();
-        for (ptrdiff_t r = 0; r < rows; r++)
-            store(out + r * matrix->outs + at, used, _mm512_add_ps(_mm512_loadu_ps(sums + r * width + v), bias));
-    }
-}
-
-/* x [n, ins], of which the first rows[0] are multiplied with the first matrix [outs, ins], the next rows[1] with
-   the second, and so on; or all `each` with each of them if `rows` is NULL. Results come one after the other,
-   [rows, outs] each. `ins` is the same in all matrices, and even; a block has 16 to 64 outputs. */
-void glmchat_multiply(const uint16_t *x, const Matrix *matrices, ptrdiff_t count, const ptrdiff_t *rows,
-                      ptrdiff_t each, uint16_t *out) {
-    const uint16_t *from[count];
-    uint16_t *to[count];
-    ptrdiff_t start[count + 1], number = 0; /* of its blocks, among those of all */
-    start[0] = 0;
+/* x [rows, ins] by each of the matrices [outs, ins]. Results come one after the other, [rows, outs] each. `ins` is
+   the same in all, and even; a block has 16 to 64 outputs. */
+void glmchat_multiply(const uint16_t *x, const Matrix *matrices, ptrdiff_t count, ptrdiff_t rows, uint16_t *out) {
+    Product products[count];
+    ptrdiff_t end = 0;
     for (ptrdiff_t n = 0; n < count; n++) {
-        const Matrix *matrix = matrices + n;
-        from[n] = x;
-        to[n] = out;
-        start[n + 1] = start[n] + (matrix->outs + matrix->block - 1) / matrix->block;
-        out += (rows ? rows[n] : each) * matrix->outs;
-        if (rows) x += rows[n] * matrix->ins;
+        products[n] = product_of(matrices + n, x, out, rows, end);
+        end = products[n].end;
+        out += rows * matrices[n].outs;
     }
-#pragma omp parallel for schedule(static) firstprivate(number)
-    for (ptrdiff_t task = 0; task < start[count]; task++) {
-        while (task >= start[number + 1]) number++;
-        const Matrix *matrix = matrices + number;
-        const ptrdiff_t begin = (task - start[number]) * matrix->block, all = rows ? rows[number] : each;
-        for (ptrdiff_t row = 0; row < all; row += MOST_ROWS)
-            block_of(matrix, from[number] + row * matrix->ins, begin, to[number] + row * matrix->outs,
-                     least(all - row, MOST_ROWS));
-    }
+#pragma omp parallel
+    multiply_all(products, count);
 }
 
 /* Sums of the products of x [rows, ins] with some outputs' weights [outs, ins]. All but `ins` are constants here. */

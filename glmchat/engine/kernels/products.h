@@ -1,0 +1,56 @@
+/* Products of rows with packed matrices, several in one go. Compiled with AMX it does them, else AVX512-BF16. */
+
+#pragma once
+
+#include "tile.h"
+
+enum { MOST_OUTS = 64 };
+
+typedef struct {
+    const uint32_t *packed; /* [outs / block][room / 2][block][2], zeros where there is no element */
+    const uint16_t *bias;   /* [outs], or none */
+    ptrdiff_t outs, ins, room, block;
+} Matrix;
+
+/* The block of outputs that begins with the one of number `begin`: out [rows, outs] of x [rows, ins]. */
+INLINE void block_of(const Matrix *matrix, const uint16_t *x, ptrdiff_t begin, uint16_t *out, ptrdiff_t rows) {
+    const ptrdiff_t width = matrix->block, pairs = matrix->ins / 2;
+    const uint32_t *packed = matrix->packed + begin * (matrix->room / 2);
+    float sums[MOST_ROWS * MOST_OUTS];
+    multiply(sums, width, (Pairs){(const uint32_t *)x, pairs, 1}, (Pairs){packed, width, 1}, rows, width / LANES,
+             pairs, false);
+    for (ptrdiff_t v = 0; v < width; v += LANES) {
+        const ptrdiff_t at = begin + v;
+        const __mmask16 used = within(at, matrix->outs);
+        const __m512 bias = matrix->bias ? load(matrix->bias + at, used) : _mm512_setzero_ps();
+        for (ptrdiff_t r = 0; r < rows; r++)
+            store(out + r * matrix->outs + at, used, _mm512_add_ps(_mm512_loadu_ps(sums + r * width + v), bias));
+    }
+}
+
+typedef struct {
+    const Matrix *matrix;
+    const uint16_t *x; /* [rows, ins] */
+    uint16_t *out;     /* [rows, outs] */
+    ptrdiff_t rows;
+    ptrdiff_t end; /* of its blocks, among those of this product and the ones before it */
+} Product;
+
+/* The next after some, of which `end` blocks are. */
+INLINE Product product_of(const Matrix *matrix, const uint16_t *x, uint16_t *out, ptrdiff_t rows, ptrdiff_t end) {
+    return (Product){matrix, x, out, rows, end + (matrix->outs + matrix->block - 1) / matrix->block};
+}
+
+/* All of them, by all threads of the parallel region in which it is called. */
+INLINE void multiply_all(const Product *products, ptrdiff_t count) {
+    ptrdiff_t number = 0, before = 0; /* of the task's product */
+#pragma omp for schedule(static)
+    for (ptrdiff_t task = 0; task < products[count - 1].end; task++) {
+        while (task >= products[number].end) before = products[number++].end;
+        const Product *product = products + number;
+        const Matrix *matrix = product->matrix;
+        for (ptrdiff_t row = 0; row < product->rows; row += MOST_ROWS)
+            block_of(matrix, product->x + row * matrix->ins, (task - before) * matrix->block,
+                     product->out + row * matrix->outs, least(product->rows - row, MOST_ROWS));
+    }
+}
