@@ -170,12 +170,13 @@ def run_experts(x: Any, numbers: Any, weights: Any, gates: Matrices, downs: Matr
     them, and one [size, inner] in `downs`."""
     x, numbers, weights = x.contiguous(), numbers.contiguous(), weights.contiguous()
     (rows, size), each = x.shape, numbers.shape[1]
-    room = x.new_empty(rows * each * (2 * size + 3 * downs[0].ins))
+    room = x.new_empty(rows * each * (size + 3 * downs[0].ins))
     places, out = numbers.new_empty(numbers.shape), x.new_empty(x.shape)
-    _loaded().glmchat_experts(
+    if not _loaded().glmchat_experts(
         *(x.data_ptr(), numbers.data_ptr(), weights.data_ptr(), rows, each),
         *(gates, downs, len(gates), places.data_ptr(), room.data_ptr(), out.data_ptr()),
-    )
+    ):
+        raise IndexError("a token goes to an expert that there is not")
     return out
 
 
@@ -269,6 +270,7 @@ def _kernels() -> ctypes.CDLL | None:
     kernels.glmchat_attend.argtypes = [*[pointer] * 4, *[size] * 11, real]
     kernels.glmchat_multiply.argtypes = [*[pointer] * 2, *[size] * 2, pointer]
     kernels.glmchat_experts.argtypes = [*[pointer] * 3, *[size] * 2, *[pointer] * 2, size, *[pointer] * 3]
+    kernels.glmchat_experts.restype = c.c_bool
     kernels.glmchat_multiply_plain.argtypes = [*[pointer] * 2, *[size] * 3, number, pointer]
     kernels.glmchat_norm.argtypes = [*[pointer] * 2, *[size] * 2, real, pointer]
     kernels.glmchat_rotate.argtypes = [*[pointer] * 4, *[size] * 5]

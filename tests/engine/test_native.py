@@ -101,6 +101,16 @@ def test_experts(rows: int, size: int, inner: int, experts: int, each: int) -> N
     assert torch.equal(torch.cat(alone), ours[[0, rows - 1]])
 
 
+@pytest.mark.parametrize("number", [-1, 2, 1 << 40])
+def test_an_expert_that_there_is_not(number: int) -> None:
+    weight = random(32, 32)
+    _keep, matrices = packed(weight)
+    both = native.together([matrices[0]] * 2)
+    x, weights = random(2, 32), torch.ones(2, 1)
+    with pytest.raises(IndexError, match="expert"):
+        native.run_experts(x, torch.tensor([[0], [number]]), weights, both, both)
+
+
 @pytest.mark.parametrize("rows", [1, 2, 40])
 def test_the_same_rows_with_several_matrices(rows: int) -> None:
     weights = [random(outs, inputs(66), seed=outs) for outs in (130, 48, 1, 200)]

@@ -6,17 +6,20 @@
 enum { COLUMNS = 512 }; /* of a sum, by one thread */
 
 /* The sum, by weights [rows, each], of the experts of these numbers [rows, each] for each row of x [rows, size]. Of
-   each expert a matrix [2 * inner, size], of gates and what they are for, and one [size, inner]. Places [rows, each]
-   and room [rows * each, 2 * size + 3 * inner] are there to be used; `out` is [rows, size]. */
-void glmchat_experts(const uint16_t *x, const int64_t *numbers, const float *weights, ptrdiff_t rows, ptrdiff_t each,
+   each expert a matrix [2 * inner, size], of gates and what passes them, and one [size, inner]. Places [rows, each]
+   and room [rows * each, size + 3 * inner] are there to be used; `out` is [rows, size]. False: a number is none. */
+bool glmchat_experts(const uint16_t *x, const int64_t *numbers, const float *weights, ptrdiff_t rows, ptrdiff_t each,
                      const Matrix *gates, const Matrix *downs, ptrdiff_t experts, int64_t *places, uint16_t *room,
                      uint16_t *out) {
     const ptrdiff_t all = rows * each, size = gates->ins, inner = downs->ins;
-    uint16_t *sorted = room, *made = sorted + all * size; /* what goes to them, and comes out */
-    uint16_t *opened = made + all * size, *gated = opened + 2 * all * inner;
+    uint16_t *sorted = room, *made = sorted; /* what goes to them, and later what comes out */
+    uint16_t *opened = room + all * size, *gated = opened + 2 * all * inner;
     ptrdiff_t ends[experts], count = 0; /* of each expert's rows; experts that have any */
     memset(ends, 0, sizeof ends);
-    for (ptrdiff_t n = 0; n < all; n++) ends[numbers[n]]++;
+    for (ptrdiff_t n = 0; n < all; n++) {
+        if (numbers[n] < 0 || numbers[n] >= experts) return false;
+        ends[numbers[n]]++;
+    }
     for (ptrdiff_t e = 0; e < experts; e++) count += ends[e] > 0;
     Product opening[count], closing[count];
     ptrdiff_t begin = 0, last[2] = {0, 0};
@@ -52,4 +55,5 @@ void glmchat_experts(const uint16_t *x, const int64_t *numbers, const float *wei
                 join_row(made, places + row * each, weights + row * each, each, size, i, least(i + COLUMNS, size),
                          out + row * size);
     }
+    return true;
 }
