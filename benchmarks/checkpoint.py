@@ -6,6 +6,7 @@ The random one is large enough that the model, not Python, takes the time; nobod
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -71,6 +72,7 @@ def write_random_checkpoint(folder: Path, shape: dict[str, int] = SHAPE) -> Path
         _add_mtp_layer(folder / "model.safetensors", model)
     for file in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json"):
         shutil.copy(demo / file, folder)
+    getattr(os, "sync", lambda: None)()  # else it is written to the disk while something is measured
     return folder
 
 

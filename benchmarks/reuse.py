@@ -56,8 +56,9 @@ def run(args: argparse.Namespace) -> None:
     else:
         with tempfile.TemporaryDirectory() as folder:
             small = write_random_checkpoint(Path(folder) / "random-270M")
+            rows = _measure(str(small), args, whole=True)
             large = write_random_checkpoint(Path(folder) / "Air's layers", AIR_LAYERS)
-            rows = [*_measure(str(small), args, whole=True), *_measure(str(large), args, whole=False)]
+            rows += _measure(str(large), args, whole=False)
     show("Time to first token, s", rows)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .memory import free_memory
+from .resident import onto_huge_pages
 
 MOST_BYTES = 1 << 29
 """Much larger than any cache."""
@@ -19,6 +20,8 @@ def read_bandwidth(device: str) -> float:
 
     if device == "cpu":
         numbers = torch.ones(min(MOST_BYTES, free_memory() // 4) // 4)
+        for _ in onto_huge_pages([numbers.data_ptr()]):  # as the weights are that are read
+            pass
         readers = (numbers.max, lambda: torch.dot(numbers, numbers))  # which is faster depends on the CPU
         return numbers.nbytes / min(map(_shortest, readers))
     backend: Any = getattr(torch, device.partition(":")[0])
