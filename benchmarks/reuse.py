@@ -30,7 +30,7 @@ from glmchat.events import TurnDone
 from glmchat.glm.checkpoints import resolve
 from glmchat.messages import Conversation, Message
 
-from .checkpoint import AIR_LAYERS, write_random_checkpoint
+from .checkpoint import AIR_LAYERS, SHAPE, write_random_checkpoint
 from .decode import BareLoop, settled, side
 from .gpu import matmul_speed
 from .report import Comparison, show
@@ -55,9 +55,12 @@ def run(args: argparse.Namespace) -> None:
         rows = _measure(args.model, args, whole=True)
     else:
         with tempfile.TemporaryDirectory() as folder:
-            small = write_random_checkpoint(Path(folder) / "random-270M")
+            small, large = Path(folder) / "random-270M", Path(folder) / "Air's layers"
+            with side(_write, str(small), SHAPE) as write:  # this process measures
+                write()
             rows = _measure(str(small), args, whole=True)
-            large = write_random_checkpoint(Path(folder) / "Air's layers", AIR_LAYERS)
+            with side(_write, str(large), AIR_LAYERS) as write:
+                write()
             rows += _measure(str(large), args, whole=False)
     show("Time to first token, s", rows)
 
@@ -72,6 +75,10 @@ def _measure(model: str, args: argparse.Namespace, *, whole: bool) -> list[Compa
             *_compare(engine, limits, bare, "And {n}?", args, typed=True),
             *_compare(engine, limits, bare, f"{{n}} {WORDS}", args, typed=False),
         ]
+
+
+def _write(folder: str, shape: dict[str, int]) -> Callable[[], object]:
+    return lambda: write_random_checkpoint(Path(folder), shape)
 
 
 def _bare(model: str, _: argparse.Namespace) -> Callable[..., float]:
