@@ -1,4 +1,4 @@
-"""The small steps of a layer on a CPU, each by one fused kernel instead of a dozen of torch's operations.
+"""A layer's experts and its small steps on a CPU, each one kernel instead of a dozen of torch's operations.
 
 For a token alone those take longer to begin than to do: a quarter of its time in small models, and almost a
 millisecond in each layer of GLM-4.5-Air. Which modules they are is told by what these have; whether the
@@ -16,7 +16,7 @@ Forward = Callable[..., Any]
 
 
 def use_fused(model: Any) -> None:
-    """Let the modules of `model`, all of it in BF16 on a CPU, take kernels/fused.c where they can."""
+    """Let the modules of `model`, all of it in BF16 on a CPU, take the kernels where they can."""
     if not native.usable():
         return
     agree: dict[tuple[type, int], bool] = {}
@@ -141,6 +141,7 @@ def _layer(module: Any) -> Forward:
             hidden_states=before.forward(hidden_states),
             position_embeddings=position_embeddings,
             attention_mask=attention_mask,
+            position_ids=position_ids,
             past_key_values=past_key_values,
             **more,
         )
