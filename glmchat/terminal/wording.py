@@ -97,9 +97,10 @@ def stats_text(done: TurnDone) -> str:
     """`128 tokens · 41.3 tokens/s · first token 0.35 s · 90 of 120 prompt tokens reused`."""
     parts = [count(done.usage.completion_tokens, "token")]
     if done.timing.decode_tokens_per_s:
-        parts.append(f"{done.timing.decode_tokens_per_s:.1f} tokens/s")
+        speed = done.timing.decode_tokens_per_s
+        parts.append(f"{speed:,.{0 if speed >= 1000 else 1}f} tokens/s")
     if done.timing.ttft_s is not None:
-        parts.append(f"first token {done.timing.ttft_s:.2f} s")
+        parts.append(f"first token {_time(done.timing.ttft_s, 2)}")
     if done.usage.cached_tokens:
         parts.append(f"{done.usage.cached_tokens:,} of {done.usage.prompt_tokens:,} prompt tokens reused")
     return " · ".join(parts)
@@ -108,7 +109,12 @@ def stats_text(done: TurnDone) -> str:
 def thought_text(done: ThinkingDone) -> str:
     """`Thought for 12.3 s · 340 tokens`."""
     unfinished = "" if done.closed else " · unfinished"
-    return f"Thought for {done.seconds:.1f} s · {count(done.tokens, 'token')}{unfinished}"
+    return f"Thought for {_time(done.seconds, 1)} · {count(done.tokens, 'token')}{unfinished}"
+
+
+def _time(seconds: float, digits: int) -> str:
+    """`0.35 s`, or `4 ms`."""
+    return f"{seconds:.{digits}f} s" if seconds >= 0.1 else f"{1000 * seconds:.0f} ms"
 
 
 def count(number: int, noun: str) -> str:
