@@ -178,9 +178,9 @@ def _experts(module: Any) -> Forward:
     gates, downs = (_matrices(parts) for parts in (module.gate_up_proj, module.down_proj))
 
     def forward(x: Any, numbers: Any, weights: Any) -> Any:
-        if x.dtype != torch.bfloat16 or weights.dtype != torch.float32:
+        if x.dtype != torch.bfloat16:
             return theirs(x, numbers, weights)
-        return native.run_experts(x, numbers, weights, gates, downs)
+        return native.run_experts(x, numbers, weights.float(), gates, downs)
 
     return forward
 

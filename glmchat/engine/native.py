@@ -167,7 +167,7 @@ def multiply(x: Any, matrices: Matrices) -> list[Any]:
 def run_experts(x: Any, numbers: Any, weights: Any, gates: Matrices, downs: Matrices) -> Any:
     """The sum, by `weights` [n, k] in FP32, of what the experts of these numbers, [n, k] in int64, make of
     x [n, size]: [n, size]. Each has a matrix [2 * inner, size] in `gates`, for SiLU gates and what passes
-    them, and one [size, inner] in `downs`."""
+    them, and one [size, inner] in `downs`. Raises IndexError for a number that no expert has."""
     x, numbers, weights = x.contiguous(), numbers.contiguous(), weights.contiguous()
     (rows, size), each = x.shape, numbers.shape[1]
     room = x.new_empty(rows * each * (size + 3 * downs[0].ins))

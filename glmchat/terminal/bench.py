@@ -20,7 +20,7 @@ from ..settings import Settings
 from . import jsonl, start
 from .progress import LoadState, wait_with_bar
 from .sanitize import sanitize
-from .wording import count, scaled_text, size_text
+from .wording import count, scaled_text, size_text, speed_text
 
 WIDTH = 80
 OFFLOADED = "Some weights are moved between devices for each token, so no one memory sets the limit."
@@ -108,10 +108,10 @@ def _print(measured: Measured, console: Console) -> None:
         limit, share = of_length.limit_tokens_per_s, of_length.limit_share
         table.add_row(
             f"{of_length.context_tokens:,}",
-            _speed_text(of_length.prefill_tokens_per_s),
+            speed_text(of_length.prefill_tokens_per_s),
             f"{of_length.ttft_s:.3g}",
-            _speed_text(of_length.decode_tokens_per_s),
-            "—" if limit is None else _speed_text(limit),
+            speed_text(of_length.decode_tokens_per_s),
+            "—" if limit is None else speed_text(limit),
             "—" if share is None else f"{share:.0%}",
         )
     console.print(table)
@@ -119,13 +119,9 @@ def _print(measured: Measured, console: Console) -> None:
         print(OFFLOADED)
     if measured.guessing is not None:
         speed, each = measured.guessing.decode_tokens_per_s, measured.guessing.tokens_per_forward
-        print(f"With guesses ahead: {_speed_text(speed)} tokens/s, {each:.2f} tokens a forward.")
+        print(f"With guesses ahead: {speed_text(speed)} tokens/s, {each:.2f} tokens a forward.")
 
 
 def parameters_text(number: int) -> str:
     """5.9M, 107B."""
     return scaled_text(number, ("", "k", "M", "B", "T"))
-
-
-def _speed_text(speed: float) -> str:
-    return f"{speed:,.0f}" if speed >= 100 else f"{speed:.3g}"

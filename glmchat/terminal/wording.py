@@ -96,9 +96,8 @@ def dropped_text(turns: int) -> str:
 def stats_text(done: TurnDone) -> str:
     """`128 tokens · 41.3 tokens/s · first token 0.35 s · 90 of 120 prompt tokens reused`."""
     parts = [count(done.usage.completion_tokens, "token")]
-    if done.timing.decode_tokens_per_s:
-        speed = done.timing.decode_tokens_per_s
-        parts.append(f"{speed:,.{0 if speed >= 1000 else 1}f} tokens/s")
+    if speed := done.timing.decode_tokens_per_s:
+        parts.append(f"{speed_text(speed)} tokens/s")
     if done.timing.ttft_s is not None:
         parts.append(f"first token {_time(done.timing.ttft_s, 2)}")
     if done.usage.cached_tokens:
@@ -110,6 +109,11 @@ def thought_text(done: ThinkingDone) -> str:
     """`Thought for 12.3 s · 340 tokens`."""
     unfinished = "" if done.closed else " · unfinished"
     return f"Thought for {_time(done.seconds, 1)} · {count(done.tokens, 'token')}{unfinished}"
+
+
+def speed_text(speed: float) -> str:
+    """`1,234`, or `41.3`."""
+    return f"{speed:,.0f}" if speed >= 100 else f"{speed:#.3g}"
 
 
 def _time(seconds: float, digits: int) -> str:

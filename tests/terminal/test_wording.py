@@ -15,8 +15,8 @@ from ..scripted import turn
 @pytest.mark.parametrize(
     ("ttft_s", "speed", "said"),
     [
-        (12.344, 3.14, "3.1 tokens/s · first token 12.34 s"),
-        (0.35, 999.94, "999.9 tokens/s · first token 0.35 s"),
+        (12.344, 3.14, "3.14 tokens/s · first token 12.34 s"),
+        (0.35, 50.04, "50.0 tokens/s · first token 0.35 s"),
         (0.0042, 1234.5, "1,234 tokens/s · first token 4 ms"),
     ],
 )

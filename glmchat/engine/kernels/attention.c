@@ -43,7 +43,7 @@ INLINE void times(float *sums, ptrdiff_t size, float factor) {
         _mm512_storeu_ps(sums + i, _mm512_mul_ps(_mm512_set1_ps(factor), _mm512_loadu_ps(sums + i)));
 }
 
-/* Row `at` of some, of so many numbers, will be read. */
+/* A row of so many numbers, which will soon be read. */
 INLINE void fetch(const uint16_t *at, ptrdiff_t size) {
     for (ptrdiff_t i = 0; i < size; i += 2 * LANES) _mm_prefetch(at + i, _MM_HINT_T0);
 }
@@ -86,8 +86,9 @@ INLINE void score_few(float *scores, const uint32_t *query, Pairs keys, ptrdiff_
     }
 }
 
-/* What four neighbours in a vector come to, by `op`, in each of their places. */
-#define OF_FOUR(op, x) op(op(x, _mm512_permute_ps(x, 0xb1)), _mm512_permute_ps(op(x, _mm512_permute_ps(x, 0xb1)), 0x4e))
+/* Each number's neighbour, and what lies beside the two: thus four come together. */
+INLINE __m512 neighbour(__m512 x) { return _mm512_permute_ps(x, 0xb1); }
+INLINE __m512 other_two(__m512 x) { return _mm512_permute_ps(x, 0x4e); }
 
 /* Weights 2^(score * scale - high), as pairs of keys [count / 2, width], of one vector of scores for each `side` keys,
    which lie `step` apart; and their sum for each row. A multiple of four keys. */
@@ -104,7 +105,8 @@ INLINE __m512 weigh(uint32_t *weights, ptrdiff_t width, const float *scores, ptr
             _mm_storeu_si128((void *)weights, _mm256_castsi256_si128(sorted));
             _mm_storeu_si128((void *)(weights + width), _mm256_extracti128_si256(sorted, 1));
         }
-        return OF_FOUR(_mm512_add_ps, total[0]);
+        const __m512 two = _mm512_add_ps(total[0], neighbour(total[0]));
+        return _mm512_add_ps(two, other_two(two));
     }
     for (ptrdiff_t k = 0; k < count; k += SIDE, scores += SIDE * step, weights += 2 * width) {
         __m512 weight[SIDE];
@@ -176,7 +178,10 @@ INLINE void attend(const Call *call, Part *part, ptrdiff_t group, ptrdiff_t firs
             }
             for (ptrdiff_t k = 0; k < filled; k += side)
                 peak = _mm512_max_ps(peak, _mm512_loadu_ps(scores + k / side * lanes + v));
-            if (few) peak = OF_FOUR(_mm512_max_ps, peak);
+            if (few) {
+                peak = _mm512_max_ps(peak, neighbour(peak));
+                peak = _mm512_max_ps(peak, other_two(peak));
+            }
             const __m512 factor = power(_mm512_mul_ps(_mm512_sub_ps(before, peak), scale));
             const __m512 total = weigh(weights + v / side, width, scores + v, lanes, filled, scale,
                                        _mm512_mul_ps(peak, scale), few);
