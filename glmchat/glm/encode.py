@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -116,18 +116,22 @@ def encode_prompt(
     )
 
 
+_Place = tuple[int, int, int]
+
+
 @dataclass(frozen=True, slots=True)
 class _Encoded:
-    """Rendered text and its ids. `places`: where its control tokens begin, in the text and in the ids."""
+    """Rendered text and its ids. `places`: of its control tokens, where each begins and ends in the text, and
+    stands in the ids."""
 
     marked: str = ""
     ids: tuple[int, ...] = ()
-    places: tuple[tuple[int, int], ...] = ()
+    places: tuple[_Place, ...] = ()
 
-    def shared_with(self, marked: str, reach: int) -> tuple[tuple[int, int], ...]:
+    def shared_with(self, marked: str, reach: int) -> tuple[_Place, ...]:
         """Those places up to which `marked` is the same, and for `reach` characters more."""
         count = bisect_left(
-            self.places, True, key=lambda at: self.marked[: at[0] + reach] != marked[: at[0] + reach]
+            self.places, True, key=lambda at: self.marked[: at[1] + reach] != marked[: at[1] + reach]
         )
         return self.places[:count]
 
@@ -146,7 +150,7 @@ class _Controls:
         self._ids = {t.content: i for i, t in control.items()}
         self._stand_ins = {t.content: _stand_in(t) for t in control.values()}
         self._strips = any(t.lstrip or t.rstrip for t in control.values())
-        self._longest = max(map(len, self._ids), default=0)
+        self._reach = _reach(self._ids)
         model = tokenizer.model
         # Tokens whose ids are not what the bare tokenizer gives them; None: the next control token's.
         self._replaced: dict[str, int | None] = {
@@ -199,19 +203,18 @@ class _Controls:
     def encode(self, marked: str) -> list[int]:
         """The ids of rendered text; its marks are taken out and what stands at them stays text."""
         last = self._last
-        # Alike for as long as a token may be: none that begins before the place ends behind it.
-        places = last.shared_with(marked, self._longest)
-        begin, known = places[-1] if places else (0, 0)
+        places = last.shared_with(marked, self._reach)
+        begin, _, known = places[-1] if places else (0, 0, 0)
         rest, more = self._encode_from(marked, begin)
         ids = [*last.ids[:known], *rest]
         if self._resumes:
             self._last = _Encoded(
-                marked, tuple(ids), (*places[:-1], *((at, known + index) for at, index in more))
+                marked, tuple(ids), (*places[:-1], *((a, b, known + index) for a, b, index in more))
             )
         return ids
 
-    def _encode_from(self, marked: str, begin: int) -> tuple[list[int], list[tuple[int, int]]]:
-        """The ids of what stands from `begin` on, and the places of the control tokens: in text, in ids."""
+    def _encode_from(self, marked: str, begin: int) -> tuple[list[int], list[_Place]]:
+        """The ids of what stands from `begin` on, and the places of its control tokens."""
         found: list[re.Match[str]] = []
 
         def stand_in(match: re.Match[str]) -> str:
@@ -230,12 +233,12 @@ class _Controls:
         if self._strips:  # then a token's text has the white space in it
             tokens = [token.strip() or token for token in tokens]
         controls = iter(found)
-        places: list[tuple[int, int]] = []
+        places: list[_Place] = []
         for position in [n for n, token in enumerate(tokens) if token in self._replaced]:
             token_id = self._replaced[tokens[position]]
             if token_id is None:
                 control = next(controls)
-                places.append((begin + control.start(), position))
+                places.append((begin + control.start(), begin + control.end(), position))
                 token_id = self._ids[control[0]]
             ids[position] = token_id
         if next(controls, None) is not None:
@@ -275,6 +278,19 @@ def _starts(contents: Iterable[str]) -> dict[str, str]:
     for content in contents:
         starts.setdefault(content[0], set()).add(content[1])
     return {first: "".join(sorted(seconds)) for first, seconds in sorted(starts.items())}
+
+
+def _reach(contents: Collection[str]) -> int:
+    """How much of what follows one of the contents can make another of it and of what stands before it."""
+    sizes = {len(content) for content in contents}
+    within = (
+        len(content) - size - at
+        for content in contents
+        for size in sizes
+        for at in range(1, len(content) - size + 1)
+        if content[at : at + size] in contents
+    )
+    return max(within, default=0)
 
 
 def _any_of(patterns: Iterable[str], flags: int = 0) -> re.Pattern[str]:

@@ -160,7 +160,8 @@ def test_a_text_that_was_begun_before_gets_the_ids_of_the_whole(kind: str, texts
 
 def test_only_what_is_new_is_encoded(monkeypatch: pytest.MonkeyPatch) -> None:
     encoder = PromptEncoder(tokenizer("glm"))
-    messages = [Message("user", "a long story " * 100), Message("assistant", "x"), Message("user", "And?")]
+    texts = ("user", "a story " * 100), ("assistant", "an answer " * 100), ("user", "And?")
+    messages = [Message(*text) for text in texts]
     encoded: list[str] = []
     whole = encoder._controls._encode
     monkeypatch.setattr(encoder._controls, "_encode", lambda text: encoded.append(text) or whole(text))
@@ -171,6 +172,16 @@ def test_only_what_is_new_is_encoded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(encoded[1]) < 20
     first.ids.clear()
     assert encoder.encode([*messages[:2], Message("user", "So?")]).ids == again.ids
+
+
+def test_what_follows_may_make_another_token_of_the_last_one_and_what_is_before_it() -> None:
+    longer = Tokenizer.from_str(tokenizer("glm").to_str())
+    longer.add_special_tokens(["<!<|user|>>"])
+    template = "{% for m in messages %}{{ 'x<!<|user|>' }}{{ '>' if m.role == 'user' }}{% endfor %}"
+    encoder = PromptEncoder(longer, template)
+    for role in ("assistant", "user", "assistant"):
+        messages = [Message("assistant", ""), Message(role, "")]
+        assert encoder.encode(messages).ids == encode_prompt(longer, messages, template=template)
 
 
 def test_a_typed_nothink_is_text_and_the_switch_is_still_thrown() -> None:
