@@ -2,10 +2,11 @@
 
 #include "vectors.h"
 
-/* Columns become rows: of 16 x 16 pairs. */
-INLINE void turn(uint32_t *to, ptrdiff_t to_row, const uint32_t *from, ptrdiff_t from_row) {
+/* Columns become rows: of 16 x 16 pairs. Where there are fewer rows, the last one stands for those that are not. */
+INLINE void turn(uint32_t *to, ptrdiff_t to_row, const uint32_t *from, ptrdiff_t from_row, ptrdiff_t rows) {
     __m512i a[16], b[16];
-    UNROLL for (int i = 0; i < 16; i++) a[i] = _mm512_loadu_si512(from + i * from_row);
+    UNROLL for (int i = 0; i < 16; i++)
+        a[i] = _mm512_loadu_si512(from + (i < rows ? i : rows - 1) * from_row);
     UNROLL for (int i = 0; i < 16; i += 2) {
         b[i] = _mm512_unpacklo_epi32(a[i], a[i + 1]);
         b[i + 1] = _mm512_unpackhi_epi32(a[i], a[i + 1]);
@@ -27,20 +28,6 @@ INLINE void turn(uint32_t *to, ptrdiff_t to_row, const uint32_t *from, ptrdiff_t
     }
 }
 
-/* Of sixteen pairs in each of four rows, number i of all is put at `to` + i % 4 * 16 + i / 4 * 4. */
-INLINE void turn_four(uint32_t *to, const uint32_t *const from[4]) {
-    __m512i a[4], b[4];
-    UNROLL for (int i = 0; i < 4; i++) a[i] = _mm512_loadu_si512(from[i]);
-    UNROLL for (int i = 0; i < 2; i++) {
-        b[2 * i] = _mm512_unpacklo_epi32(a[2 * i], a[2 * i + 1]);
-        b[2 * i + 1] = _mm512_unpackhi_epi32(a[2 * i], a[2 * i + 1]);
-    }
-    UNROLL for (int i = 0; i < 2; i++) {
-        _mm512_store_si512(to + 2 * i * LANES, _mm512_unpacklo_epi64(b[i], b[i + 2]));
-        _mm512_store_si512(to + (2 * i + 1) * LANES, _mm512_unpackhi_epi64(b[i], b[i + 2]));
-    }
-}
-
 /* i, j, i + 1, j + 1 and so on. */
 INLINE __m512i alternately(const int i, const int j) {
     const __m512i count = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
@@ -50,9 +37,4 @@ INLINE __m512i alternately(const int i, const int j) {
 /* Of the numbers of two rows in BF16 those from `i` on, sixteen of each. */
 INLINE __m512i beside(__m512i a, __m512i b, const int i) {
     return _mm512_permutex2var_epi16(a, alternately(i, i + 32), b);
-}
-
-/* Of sixteen and sixteen numbers in FP32. */
-INLINE __m512i rounded_beside(__m512 a, __m512 b) {
-    return _mm512_permutexvar_epi16(alternately(0, 16), (__m512i)_mm512_cvtne2ps_pbh(b, a));
 }

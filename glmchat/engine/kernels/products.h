@@ -13,12 +13,13 @@ typedef struct {
 } Matrix;
 
 /* The block of outputs that begins with the one of number `begin`: out [rows, outs] of x [rows, ins]. */
-INLINE void block_of(const Matrix *matrix, const uint16_t *x, ptrdiff_t begin, uint16_t *out, ptrdiff_t rows) {
+INLINE void block_of(Tiles *tiles, const Matrix *matrix, const uint16_t *x, ptrdiff_t begin, uint16_t *out,
+                     ptrdiff_t rows) {
     const ptrdiff_t width = matrix->block, pairs = matrix->ins / 2;
     const uint32_t *packed = matrix->packed + begin * (matrix->room / 2);
     float sums[MOST_ROWS * MOST_OUTS];
-    multiply(sums, width, (Pairs){(const uint32_t *)x, pairs, 1}, (Pairs){packed, width, 1}, rows, width / LANES,
-             pairs, false);
+    multiply(tiles, sums, width, (Pairs){(const uint32_t *)x, pairs, 1}, (Pairs){packed, width, 1}, rows,
+             width / LANES, pairs, false);
     for (ptrdiff_t v = 0; v < width; v += LANES) {
         const ptrdiff_t at = begin + v;
         const __mmask16 used = within(at, matrix->outs);
@@ -44,13 +45,16 @@ INLINE Product product_of(const Matrix *matrix, const uint16_t *x, uint16_t *out
 /* All of them, by all threads of the parallel region in which it is called. */
 INLINE void multiply_all(const Product *products, ptrdiff_t count) {
     ptrdiff_t number = 0, before = 0; /* of the task's product */
-#pragma omp for schedule(static)
+    Tiles tiles = 0;
+#pragma omp for schedule(static) nowait
     for (ptrdiff_t task = 0; task < products[count - 1].end; task++) {
         while (task >= products[number].end) before = products[number++].end;
         const Product *product = products + number;
         const Matrix *matrix = product->matrix;
         for (ptrdiff_t row = 0; row < product->rows; row += MOST_ROWS)
-            block_of(matrix, product->x + row * matrix->ins, (task - before) * matrix->block,
+            block_of(&tiles, matrix, product->x + row * matrix->ins, (task - before) * matrix->block,
                      product->out + row * matrix->outs, least(product->rows - row, MOST_ROWS));
     }
+    release(&tiles);
+#pragma omp barrier
 }

@@ -5,6 +5,8 @@
 
 #include "vectors.h"
 
+typedef ptrdiff_t Tiles; /* for how many rows a thread has configured them; 0: for none */
+
 typedef struct { /* [rows, columns], whose first elements lie so many elements apart */
     const uint32_t *at;
     ptrdiff_t row, column;
@@ -12,11 +14,13 @@ typedef struct { /* [rows, columns], whose first elements lie so many elements a
 
 #ifdef __AMX_TILE__
 
-enum { MOST_ROWS = 32, SOME_PAIRS = 16 }; /* in one go; pairs come in such numbers */
+enum { MOST_ROWS = 32, SOME_PAIRS = 16, EVEN = 16 }; /* in one go; pairs come in such numbers; rows best do */
 
 /* Tiles 0 to 3 hold sums. Of up to 16 rows tile 4 has the left, and the others four times sixteen columns. Of
-   more 4 and 5 have the left, 6 and 7 twice sixteen columns. */
-INLINE void configure(ptrdiff_t rows) {
+   more 4 and 5 have the left, 6 and 7 twice sixteen columns. To configure takes as long as 20 products of tiles. */
+INLINE void configure(Tiles *now, ptrdiff_t rows) {
+    if (*now == rows || (*now == 32 && rows == 16)) return; /* as all tiles have sixteen rows then */
+    *now = rows;
     struct {
         uint8_t palette, start, unused[14];
         uint16_t bytes[16];
@@ -27,6 +31,7 @@ INLINE void configure(ptrdiff_t rows) {
                                 {first, first, second, second, first, second, 16, 16}};
     memcpy(tiles.rows, used[second > 0], 8);
     for (int i = 0; i < 8; i++) tiles.bytes[i] = 64;
+    asm volatile("" ::"r"(&tiles) : "memory"); /* gcc is told of the first eight bytes only */
     _tile_loadconfig(&tiles);
 }
 
@@ -37,7 +42,8 @@ INLINE void configure(ptrdiff_t rows) {
         _tile_zero(i)
 
 /* Up to 16 rows by `vectors` times sixteen columns, 4 at most. */
-INLINE void low(float *sums, ptrdiff_t sums_row, Pairs left, Pairs right, ptrdiff_t pairs, const int vectors, bool add) {
+INLINE void low(float *sums, ptrdiff_t sums_row, Pairs left, Pairs right, ptrdiff_t pairs, const int vectors,
+                bool add) {
     START(0, sums);
     if (vectors > 1) { START(1, sums + LANES); }
     if (vectors > 2) { START(2, sums + 2 * LANES); }
@@ -122,22 +128,26 @@ static void strip(float *sums, ptrdiff_t sums_row, Pairs left, Pairs right, ptrd
     }
 }
 
+INLINE void release(Tiles *now) {
+    if (*now) _tile_release();
+    *now = 0;
+}
+
 /* sums [rows, vectors * 16] = left [rows, pairs] x right [pairs, vectors * 16], or + that, with `add`. Columns of
-   the left and of the right are neighbours. */
-static void multiply(float *sums, ptrdiff_t sums_row, Pairs left, Pairs right, ptrdiff_t rows, ptrdiff_t vectors,
-                     ptrdiff_t pairs, bool add) {
+   the left and of the right are neighbours. The tiles are to be released when all is multiplied. */
+static void multiply(Tiles *tiles, float *sums, ptrdiff_t sums_row, Pairs left, Pairs right, ptrdiff_t rows,
+                     ptrdiff_t vectors, ptrdiff_t pairs, bool add) {
     for (ptrdiff_t done = 0; done < rows; done += MOST_ROWS) {
         const ptrdiff_t some = least(rows - done, MOST_ROWS);
-        if (!done || some < MOST_ROWS) configure(some);
+        configure(tiles, some);
         strip(sums + done * sums_row, sums_row, (Pairs){left.at + done * left.row, left.row, 1}, right, some,
               vectors, pairs, add, !done);
     }
-    _tile_release();
 }
 
 #else
 
-enum { MOST_ROWS = 6, SOME_PAIRS = 1 };
+enum { MOST_ROWS = 6, SOME_PAIRS = 1, EVEN = 1 };
 
 /* `rows` and `vectors` are constants here, and few enough for their sums to stay in registers. */
 INLINE void strip(float *sums, ptrdiff_t sums_row, Pairs left, Pairs right, const int rows, const int vectors,
@@ -173,10 +183,13 @@ INLINE void rows_of(float *sums, ptrdiff_t sums_row, Pairs left, Pairs right, pt
         }
 }
 
+INLINE void release(Tiles *now) { (void)now; }
+
 /* sums [rows, vectors * 16] = left [rows, pairs] x right [pairs, vectors * 16], or + that, with `add`. Columns of
    the right are neighbours. */
-static void multiply(float *sums, ptrdiff_t sums_row, Pairs left, Pairs right, ptrdiff_t rows, ptrdiff_t vectors,
-                     ptrdiff_t pairs, bool add) {
+static void multiply(Tiles *tiles, float *sums, ptrdiff_t sums_row, Pairs left, Pairs right, ptrdiff_t rows,
+                     ptrdiff_t vectors, ptrdiff_t pairs, bool add) {
+    (void)tiles;
     while (vectors > 0) {
         const ptrdiff_t done = vectors > 5 ? 4 : vectors;
         switch (done) {

@@ -15,17 +15,16 @@ enum { LANES = 16 };
 
 INLINE ptrdiff_t least(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
 
-/* 2^x for x <= 0, to one in 10^7 */
+/* 2^x for x <= 0, to two in 10^7; 1 of 0 */
 INLINE __m512 power(__m512 x) {
-    const __m512 whole = _mm512_roundscale_ps(x, 8), rest = _mm512_sub_ps(x, whole);
-    __m512 y = _mm512_set1_ps(1.5403530e-4f);
-    y = _mm512_fmadd_ps(y, rest, _mm512_set1_ps(1.3333558e-3f));
-    y = _mm512_fmadd_ps(y, rest, _mm512_set1_ps(9.6181291e-3f));
-    y = _mm512_fmadd_ps(y, rest, _mm512_set1_ps(5.5504109e-2f));
-    y = _mm512_fmadd_ps(y, rest, _mm512_set1_ps(2.4022651e-1f));
-    y = _mm512_fmadd_ps(y, rest, _mm512_set1_ps(6.9314718e-1f));
+    const __m512 rest = _mm512_reduce_ps(x, 9); /* x - floor(x), which the last step takes for itself */
+    __m512 y = _mm512_set1_ps(1.8671302e-3f);
+    y = _mm512_fmadd_ps(y, rest, _mm512_set1_ps(9.0170298e-3f));
+    y = _mm512_fmadd_ps(y, rest, _mm512_set1_ps(5.5799913e-2f));
+    y = _mm512_fmadd_ps(y, rest, _mm512_set1_ps(2.4016444e-1f));
+    y = _mm512_fmadd_ps(y, rest, _mm512_set1_ps(6.9315130e-1f));
     y = _mm512_fmadd_ps(y, rest, _mm512_set1_ps(1.0f));
-    return _mm512_scalef_ps(y, whole);
+    return _mm512_scalef_ps(y, x);
 }
 
 /* Sixteen numbers in BF16 as FP32. */
