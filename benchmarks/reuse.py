@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--turns", type=int, default=20, help="the turn that is measured (%(default)s)")
     parser.add_argument("--last", type=int, default=50, help="the turn to which it grows (%(default)s)")
     parser.add_argument("--history", type=int, default=8000, help="tokens before it (%(default)s)")
-    parser.add_argument("--repeats", type=int, default=5, help="of each measurement (%(default)s)")
+    parser.add_argument("--repeats", type=int, default=7, help="of each measurement (%(default)s)")
 
 
 def run(args: argparse.Namespace) -> None:
