@@ -168,7 +168,7 @@ def test_a_whole_model(groups: int) -> None:
         a, b = (
             m(input_ids=ids, past_key_values=c).logits for m, c in zip((usual, ours), caches, strict=True)
         )
-        # 0 or nearly so, but that torch adds in another order where it has AMX and the kernels are not to use it.
+        # 0 or nearly so; more where torch adds in another order, by AMX, which the kernels are not to use.
         assert float((a - b).float().norm() / a.float().norm()) < 1e-2
 
 
