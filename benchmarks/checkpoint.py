@@ -6,6 +6,7 @@ The random one is large enough that the model, not Python, takes the time; nobod
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shutil
 import tempfile
@@ -70,8 +71,11 @@ def write_random_checkpoint(folder: Path, shape: dict[str, int] = SHAPE) -> Path
     model.save_pretrained(folder)
     if shape["num_nextn_predict_layers"]:
         _add_mtp_layer(folder / "model.safetensors", model)
-    for file in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json"):
+    for file in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         shutil.copy(demo / file, folder)
+    generation = json.loads((demo / "generation_config.json").read_text(encoding="utf-8"))
+    generation["eos_token_id"] = config.vocab_size  # none: rounding would decide where it ends
+    (folder / "generation_config.json").write_text(json.dumps(generation), encoding="utf-8")
     getattr(os, "sync", lambda: None)()  # else it is written to the disk while something is measured
     return folder
 

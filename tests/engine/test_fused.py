@@ -146,7 +146,7 @@ def test_only_what_computes_the_same_is_replaced(module: Any, takes: bool) -> No
 
 @torch.inference_mode()
 @pytest.mark.parametrize("groups", [1, 2])
-def test_a_whole_model(groups: int) -> None:
+def test_a_whole_model(kernels: str, groups: int) -> None:
     """Experts in several groups are chosen in another way."""
     config = AutoConfig.from_pretrained(DEMO, n_group=groups)
     usual, ours = (
@@ -154,9 +154,13 @@ def test_a_whole_model(groups: int) -> None:
     )
     for model in (usual, ours):
         use_grouped_attention(model)
-    for _ in pack(ours):
-        pass
-    use_packed_experts(ours)
+    same = [ours]
+    if kernels == native.AVX512 and native.cpu_has(native.AMX):
+        same.append(usual)  # torch multiplies by AMX, which adds in another order
+    for model in same:
+        for _ in pack(model):
+            pass
+        use_packed_experts(model)
     fused.use_fused(ours)
     kinds = {type(m).__name__ for m in ours.modules() if replaced(m)}
     routers = {"Glm4MoeTopkRouter"} if groups == 1 else set()
@@ -168,8 +172,7 @@ def test_a_whole_model(groups: int) -> None:
         a, b = (
             m(input_ids=ids, past_key_values=c).logits for m, c in zip((usual, ours), caches, strict=True)
         )
-        # 0 or nearly so; more where torch adds in another order, by AMX, which the kernels are not to use.
-        assert float((a - b).float().norm() / a.float().norm()) < 1e-2
+        assert float((a - b).float().norm() / a.float().norm()) < 1e-3  # 0 on the CPUs that were tried
 
 
 def test_the_engine_uses_them() -> None:
