@@ -114,7 +114,7 @@ def _compare(
         step.append(1 / (done.timing.decode_tokens_per_s or 0))
         if bare is not None:
             ids = engine.render(Conversation([*history, question]), options=OPTIONS).ids
-            floor.append(bare(ids, usage.cached_tokens))
+            floor.append(bare(ids, min(usage.cached_tokens, len(ids) - 1)))
             cold.append(_ttft(_ask(engine, [other, *history, question])))
         alone.append(_ttft(_ask(engine, [other, question])))
         second.append(_ttft(_ask(engine, [*longer[:2], question], read=True, typed=typed)))
@@ -138,6 +138,8 @@ def _compare(
 
 def _least_attention_s(engine: LocalEngine, limits: tuple[float, float], new: int, known: int) -> float:
     """What it takes at least that so many new tokens attend to so many known ones, in BF16."""
+    if not new:
+        return 0.0
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(resolve(engine.info.name).folder)

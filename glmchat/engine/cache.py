@@ -1,8 +1,8 @@
 """Reuse of the KV cache between turns, by the longest common prefix of tokens.
 
 A prompt of the next turn seldom just continues the last one: the template drops old reasoning. So the
-cache is cut back to what both share. It must never hold the whole prompt: the last token is always
-computed anew, because its logits are what comes next.
+cache is cut back to what both share, and to all but the last token of the prompt, whose logits are what comes
+next. Only where these are remembered is nothing computed: for a prompt that was read ahead to its end.
 """
 
 from __future__ import annotations
@@ -29,6 +29,9 @@ class Branch:
     ids: list[int] = field(default_factory=list)
     drafts: Any = None
     """The MTP layer's own cache for the first of these tokens; None where nothing was drafted by it."""
+    last: tuple[Any, Any] | None = None
+    """What the model gave for the last of these tokens: logits [1, vocab], and its state [1, 1, hidden] where
+    there is an MTP layer. None: not known."""
 
     @property
     def nbytes(self) -> int:
@@ -38,8 +41,14 @@ class Branch:
 
     def rewind(self, count: int) -> None:
         """Take the last `count` tokens out."""
+        if count:
+            self.last = None
         self.cache.crop(-count)
         del self.ids[len(self.ids) - count :]
+
+    def ends_with(self, prompt: Sequence[int]) -> bool:
+        """Whether it holds just this prompt, and all that is needed to go on from there."""
+        return self.last is not None and self.ids == prompt
 
     def mend(self) -> None:
         """Make the cache hold what `ids` say, after a forward that ended between two layers.
@@ -70,12 +79,16 @@ class PrefixCache:
         self._branches: list[Branch] = []  # the newest last
 
     def begin(self, prompt: Sequence[int]) -> Branch:
-        """A branch that holds some of the first tokens of `prompt`, at most all but one.
+        """A branch that holds some of the first tokens of `prompt`; all of them only if it `ends_with` it.
 
         It is taken out until `keep` says that the turn left it sound: a fault in the middle of a forward
         leaves layers of unequal length. One that shares less than half of what it holds is another
         conversation, which is copied from and stays.
         """
+        for branch in self._branches:
+            if branch.ends_with(prompt):
+                self._branches.remove(branch)
+                return branch
         wanted = prompt[: len(prompt) - 1]
         shared = [common_prefix(branch.ids, wanted) for branch in self._branches]
         common = max(shared, default=0)

@@ -53,7 +53,6 @@ class Decoding:
         self._chunk = decoder.chunk
         self._pace = decoder.pace
         self._prompt = prompt
-        self._logits: Any = None
         self.branch: Branch = decoder.prefixes.begin(prompt)
         self.cached = len(self.branch.ids)
         """How many of the prompt's tokens need not be computed."""
@@ -72,7 +71,7 @@ class Decoding:
             part = list(self._prompt[done : done + size])
             try:
                 with self._loaded.stoppable(cancelled):
-                    self._logits, states = self._forward(self._loaded.ids(part), part)
+                    _, states = self._forward(self._loaded.ids(part), part)
             except Stopped:
                 self.branch.mend()
                 return
@@ -84,7 +83,7 @@ class Decoding:
         """Sampled ids without end, of which the caller takes `most`; all of the prompt must be prefilled."""
         if self._drafter is not None and self._pace is not None:
             yield from self._guided(sample, most, self._drafter, self._pace)
-        logits, loaded = self._logits, self._loaded
+        logits, loaded = self._next_logits(), self._loaded
         while True:
             token = sample(logits, loaded.ids(self.branch.ids)[0] if sample.needs_history else None)
             token_id = int(token)
@@ -93,7 +92,7 @@ class Decoding:
 
     def _guided(self, sample: Sampler, most: int | None, drafter: Drafter, pace: Pace) -> Iterator[int]:
         """The same by guesses: forwards of a token and what may follow it, cut back to what did."""
-        token_id = next(sample.each(self._logits))
+        token_id = next(sample.each(self._next_logits()))
         left = 1 << 60 if most is None else most
         while True:
             yield token_id
@@ -120,11 +119,20 @@ class Decoding:
 
     def keep(self, *, settled: bool = False) -> None:
         """The sequence is over; what was computed may serve the next. `settled`: as much of it as can be."""
-        if settled and self._drafter is not None:
-            self._drafter.settle()
+        if self._drafter is not None:
+            if settled:
+                self._drafter.settle()
+            if not self._drafter.settled:
+                self.branch.last = None
         self._prefixes.keep(self.branch)
 
     def _forward(self, ids: Any, fed: list[int], rows: int = 1) -> tuple[Any, Any]:
-        out: tuple[Any, Any] = self._loaded.forward(ids, self.branch.cache, rows)
+        logits, states = self._loaded.forward(ids, self.branch.cache, rows)
         self.branch.ids += fed
-        return out
+        self.branch.last = logits[-1:], states if states is None else states[:, -1:]
+        return logits, states
+
+    def _next_logits(self) -> Any:
+        """Of the token after all that was read."""
+        assert self.branch.last is not None
+        return self.branch.last[0]

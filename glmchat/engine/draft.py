@@ -90,6 +90,11 @@ class Drafter(Protocol):
         """Compute what can be, for another turn that begins like this one."""
         ...
 
+    @property
+    def settled(self) -> bool:
+        """Whether another turn could go on right here with the state of the last token read."""
+        ...
+
 
 class Lookup:
     """What followed the newest tokens where they stood before, in the prompt or the answer."""
@@ -114,6 +119,10 @@ class Lookup:
     def settle(self) -> None:
         """Nothing of it outlasts the turn."""
 
+    @property
+    def settled(self) -> bool:
+        return True
+
     def _place(self) -> None:
         """Note the places of what is new; not before it is asked for, when the first token is out."""
         for at in range(self._placed, len(self._ids)):
@@ -132,7 +141,8 @@ class Mtp:
         self._head = head
         self._loaded = loaded
         self._cache = branch.drafts
-        self._states: Any = None  # of tokens read whose last has no successor yet
+        self._states: Any = branch.last[1] if branch.last else None
+        """Of tokens read whose last has no successor yet."""
         self._ids: list[int] = []  # their successors, less that one
 
     def read(self, ids: list[int], states: Any) -> None:
@@ -147,6 +157,10 @@ class Mtp:
     def settle(self) -> None:
         if self._ids:
             self._follow(len(self._ids))
+
+    @property
+    def settled(self) -> bool:
+        return self._states is not None and not self._ids
 
     def _follow(self, count: int) -> Any:
         """Run the layer on so many of the tokens that were read; its states."""

@@ -103,6 +103,9 @@ def a_conversation(seed: int, guessing: LocalEngine, plain: LocalEngine) -> int:
             typed.append(Message("user", question[: rng.randint(0, len(question))] + rng.choice(["", "x"])))
             guessing.prepare(typed, tools=tools, options=options)
             time.sleep(rng.random() * 0.05)
+        if rng.random() < 0.3:  # and to its end
+            guessing.prepare(conversation, tools=tools, options=options)
+            time.sleep(rng.random() * 0.2)
         if rng.random() < 0.2:  # interrupted, and asked again
             cancel = threading.Event()
             for event in guessing.generate(conversation, tools=tools, options=options, cancel=cancel):
@@ -181,7 +184,33 @@ class TestReadingAhead:
         )
         assert begun.message == other.message
         assert begun.usage.cached_tokens > other.usage.cached_tokens
-        assert begun.usage.prompt_tokens - begun.usage.cached_tokens <= (1 if name == "plain" else 2)
+        assert begun.usage.cached_tokens == begun.usage.prompt_tokens
+
+    @pytest.mark.parametrize("name", ["plain", "guessing"])
+    def test_what_was_read_to_its_end_is_not_computed_again(
+        self, name: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Nor is it after an answer that was stopped before its first token; by chance it is the same one."""
+        engine = request.getfixturevalue(name)
+        assert engine._runner is not None
+        loaded, fed = engine._runner._loaded, []
+        forward = loaded.forward
+        monkeypatch.setattr(loaded, "forward", lambda ids, *more: fed.append(ids) or forward(ids, *more))
+        conversation = Conversation([{"role": "user", "content": "Who are you?"}])
+        options = GenerationOptions(temperature=1.5, seed=7, max_tokens=20)
+        forget(engine)
+        expected = done(engine.generate(conversation, options=options)).message
+        forget(engine)
+        engine.prepare(conversation, options=options)
+        time.sleep(0.5)
+        stopped = threading.Event()
+        stopped.set()
+        for cancel in (stopped, None):
+            fed.clear()
+            again = done(engine.generate(conversation, options=options, cancel=cancel))
+            assert again.usage.cached_tokens == again.usage.prompt_tokens
+            assert len(fed) < again.usage.completion_tokens
+        assert again.message == expected
 
     def test_one_hint_after_the_other_comes_forward(self, plain: LocalEngine) -> None:
         """What is read takes longer than it lasts until more is typed."""

@@ -169,6 +169,25 @@ class TestPrefixCache:
             self.fill(branch, ids[-1:])
             prefix.keep(branch)
 
+    def test_a_prompt_read_to_its_end_stays_whole_where_its_logits_are_known(self) -> None:
+        prompt = [1, 2, 3, 4]
+
+        def begun(last: object, asked: list[int] = prompt) -> Branch:
+            prefix = PrefixCache(self.new_cache, 10**6)
+            self.held(prefix, prompt)
+            (branch,) = prefix._branches
+            branch.last = last  # type: ignore[assignment]
+            return prefix.begin(asked)
+
+        assert begun(None).ids == [1, 2, 3]
+        branch = begun(("logits", "state"))
+        assert (branch.ids, branch.last) == (prompt, ("logits", "state"))
+        assert all(layer.get_seq_length() == 4 for layer in branch.cache.layers)
+        for other in ([1, 2, 3], [1, 2, 3, 9]):
+            branch = begun(("logits", "state"), other)
+            assert branch.last is None
+            assert branch.ids == [1, 2, 3][: len(other) - 1]
+
     def test_a_branch_of_the_same_conversation_goes_on_in_place(self) -> None:
         prefix = PrefixCache(self.new_cache, 10**6)
         self.held(prefix, [1, 2, 3, 4, 5, 6], [1, 2, 3, 4, 7, 8])
@@ -207,7 +226,7 @@ class TestPrefixCache:
         cache = self.new_cache()
         for layer in (0, 1):
             cache.update(torch.rand(1, 2, 70, 4), torch.rand(1, 2, 70, 4), layer)
-        for length, room in ((256, 256), (300, 512)):  # 300 * 1.5, in whole 64s
+        for length, room in ((256, 256), (300, 512)):  # 300 * 1.5, in whole 128s
             for buffers in whole(cache, length):
                 for tensor in buffers:
                     assert tensor.shape == (1, 2, room, 4)
