@@ -57,7 +57,7 @@ class PromptEncoder:
         """`tokenizer`: a `tokenizers.Tokenizer`, the path of a tokenizer.json, or a fast transformers one."""
         self.template = ChatTemplate.load(template)
         self._controls = _Controls(_backend(tokenizer))
-        self._last: tuple[str, Prompt] | None = None
+        self._last: tuple[Any, Prompt] | None = None
 
     def encode(
         self,
@@ -72,7 +72,8 @@ class PromptEncoder:
         controls = self._controls
         told = template_messages(messages)
         toggles = (enable_thinking, clear_thinking, add_generation_prompt)
-        asked = repr((told, tools, toggles))  # as text: 1 and True are equal values
+        # What can be changed later, or be equal and yet not the same as 1 and True are, is compared as text.
+        asked = told, repr((tools, toggles, [m.get("tool_calls") for m in told]))
         if (last := self._last) is not None and last[0] == asked:
             return last[1]
         marked = self.template.render(

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from glmchat.errors import ModelError
-from glmchat.glm.encode import PromptEncoder, encode_prompt
+from glmchat.glm.encode import Prompt, PromptEncoder, encode_prompt
 from glmchat.glm.template import render_prompt
 from glmchat.messages import Message, ToolCall
 from tests.glm import tokenizers
@@ -172,6 +172,25 @@ def test_only_what_is_new_is_encoded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(encoded[1]) < 20
     first.ids.clear()
     assert encoder.encode([*messages[:2], Message("user", "So?")]).ids == again.ids
+
+
+def test_what_is_the_same_again_is_not_rendered(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = PromptEncoder(tokenizer("glm"))
+    arguments: dict[str, Any] = {"count": 1}
+
+    def encode(tools: Any = ()) -> Prompt:
+        call = ToolCall("look", arguments, "1")
+        messages = [Message("user", "x"), Message("assistant", tool_calls=(call,)), Message("tool", "y")]
+        return encoder.encode(messages, tools)
+
+    first = encode()
+    assert encode() is first
+    arguments["count"] = True
+    assert "true" in encode().text
+    function = {"name": "look", "description": "a", "parameters": {}}
+    encode([{"type": "function", "function": function}])
+    function["description"] = "another"
+    assert "another" in encode([{"type": "function", "function": function}]).text
 
 
 def test_what_follows_may_make_another_token_of_the_last_one_and_what_is_before_it() -> None:
