@@ -1,11 +1,15 @@
-"""Attention of new tokens to cached ones, on a CPU.
+"""Attention of new tokens to cached ones.
 
-transformers repeats the keys and values of a group for each of its query heads; torch's kernel, which can do
-without, reads them as often. Here all heads of a group are rows of one query, so that what they share is read
-once. A token after 4,000 in GLM-4.5-Air's shape takes a fortieth of the time, and nothing takes longer.
+On a CPU, transformers repeats the keys and values of a group for each of its query heads; torch's kernel,
+which can do without, reads them as often. Here all heads of a group are rows of one query, so that what they
+share is read once. A token after 4,000 in GLM-4.5-Air's shape takes a fortieth of the time, and nothing takes
+longer.
 
 That is said to torch's kernel; or to the one in kernels/attention.c, which for BF16 on some CPUs is 1.6 to
 four times as fast.
+
+On a GPU, a chunk of a prompt that comes after others is told so to torch's kernel, which transformers gives a
+mask: half of the time.
 """
 
 from __future__ import annotations
@@ -15,7 +19,7 @@ from typing import Any
 
 from . import native
 
-GROUPED, NATIVE = "glmchat_grouped", "glmchat_native"
+GROUPED, NATIVE, CAUSAL = "glmchat_grouped", "glmchat_native", "glmchat_causal"
 _MORE = (
     "softcap",
     "position_bias",
@@ -24,13 +28,16 @@ _MORE = (
 )  # what only torch's path knows
 
 
-def use_grouped_attention(model: Any) -> None:
-    """Let `model`, all of it on a CPU, attend in this way if it would by torch's `sdpa`."""
-    if getattr(model.config, "_attn_implementation", None) == "sdpa":
-        _register()
-        heads = getattr(model.config, "num_attention_heads", 0)
-        size = getattr(model.config, "head_dim", None) or (heads and model.config.hidden_size // heads)
-        model.set_attn_implementation(NATIVE if size and native.attends(model.dtype, size) else GROUPED)
+def use_own_attention(model: Any) -> None:
+    """Let `model`, which a CPU or GPUs compute, attend in this way if it would by torch's `sdpa`."""
+    kinds = {p.device.type for p in model.parameters()} - {"meta"}  # moved to a GPU when it is needed
+    if getattr(model.config, "_attn_implementation", None) != "sdpa" or kinds not in ({"cpu"}, {"cuda"}):
+        return
+    _register()
+    heads = getattr(model.config, "num_attention_heads", 0)
+    size = getattr(model.config, "head_dim", None) or (heads and model.config.hidden_size // heads)
+    on_cpu = NATIVE if size and native.attends(model.dtype, size) else GROUPED
+    model.set_attn_implementation(CAUSAL if kinds == {"cuda"} else on_cpu)
 
 
 @functools.cache
@@ -41,7 +48,9 @@ def _register() -> None:
     AttentionInterface.register(GROUPED, _grouped)
     AttentionMaskInterface.register(GROUPED, sdpa_mask)
     AttentionInterface.register(NATIVE, native_attention)
-    AttentionMaskInterface.register(NATIVE, _native_mask)
+    AttentionInterface.register(CAUSAL, _causal)
+    for name in (NATIVE, CAUSAL):
+        AttentionMaskInterface.register(name, _mask_or_causal)
 
 
 def _grouped(
@@ -65,15 +74,43 @@ def native_attention(
     if attention_mask is None:
         _, _, rows, size = query.shape
         length = key.shape[2]
-        if rows == 1 or False not in (more.get("is_causal"), getattr(module, "is_causal", None)):
+        if rows == 1 or _is_causal(module, more):
             if _is_usual(query, more) and native.takes(query, key, value):
                 return native.attend(query, key, value, size**-0.5 if scaling is None else scaling), None
             if 1 < rows < length:
-                attention_mask = query.new_ones((1, 1, rows, length), dtype=bool).tril(length - rows)
+                attention_mask = _lower_right(query, length)
     return _grouped(module, query, key, value, attention_mask, scaling, **more)
 
 
-def _native_mask(**asked: Any) -> Any:
+def _causal(
+    module: Any, query: Any, key: Any, value: Any, attention_mask: Any, scaling: Any = None, **more: Any
+) -> tuple[Any, Any]:
+    from torch.backends.cuda import SDPAParams, can_use_flash_attention
+    from torch.nn.attention.bias import causal_lower_right
+    from torch.nn.functional import scaled_dot_product_attention
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    rows, length = query.shape[2], key.shape[2]
+    if attention_mask is None and 1 < rows < length and _is_causal(module, more):
+        asked = SDPAParams(query, key, value, None, 0.0, False, True)
+        if _is_usual(query, more) and can_use_flash_attention(asked):
+            mask: Any = causal_lower_right(rows, length)
+            out = scaled_dot_product_attention(query, key, value, mask, scale=scaling, enable_gqa=True)
+            return out.transpose(1, 2).contiguous(), None
+        attention_mask = _lower_right(query, length)
+    found: tuple[Any, Any] = sdpa_attention_forward(
+        module, query, key, value, attention_mask, scaling=scaling, **more
+    )
+    return found
+
+
+def _lower_right(query: Any, length: int) -> Any:
+    """The mask [1, 1, n, length] of queries [1, heads, n, d] that are the last of so many tokens."""
+    rows = query.shape[2]
+    return query.new_ones((1, 1, rows, length), dtype=bool).tril(length - rows)
+
+
+def _mask_or_causal(**asked: Any) -> Any:
     """sdpa_mask's mask; None also where new tokens, the last of all, attend to all before them."""
     from transformers.masking_utils import sdpa_mask
 
@@ -89,6 +126,11 @@ def _native_mask(**asked: Any) -> Any:
     ):
         return None
     return sdpa_mask(**asked)
+
+
+def _is_causal(module: Any, more: dict[str, Any]) -> bool:
+    """Whether no mask means that a token attends to those before it, and not that all attend to all."""
+    return False not in (more.get("is_causal"), getattr(module, "is_causal", None))
 
 
 def _is_usual(query: Any, more: dict[str, Any]) -> bool:

@@ -67,28 +67,49 @@ def test_what_only_torchs_path_knows_goes_to_it(name: str, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_no_mask_for_the_last_of_all_tokens_is_a_causal_one(dtype: Any) -> None:
-    """As `_native_mask` leaves it out; what the kernel does not take goes to torch, with the mask made up."""
+@pytest.mark.parametrize("name", [attention.NATIVE, attention.CAUSAL])
+def test_no_mask_for_the_last_of_all_tokens_is_a_causal_one(name: str, dtype: Any) -> None:
+    """As `_mask_or_causal` leaves it out; what no kernel takes goes to torch, with the mask made up."""
     torch.manual_seed(0)
     query, key, value = (torch.rand(1, n, m, 64).to(dtype) for n, m in ((4, 5), (2, 50), (2, 50)))
     mask = torch.ones(5, 50, dtype=torch.bool).tril(45)[None, None]
-    ours = by_name(attention.NATIVE, query, key, value, None, scaling=0.3)
+    ours = by_name(name, query, key, value, None, scaling=0.3)
     theirs = by_name(attention.GROUPED, query, key, value, mask, scaling=0.3)
     assert torch.allclose(ours, theirs, atol=1e-6 if dtype == torch.float32 else 1e-2)
 
 
-def test_what_is_not_causal_goes_to_torch() -> None:
+@pytest.mark.parametrize("name", [attention.NATIVE, attention.CAUSAL])
+@pytest.mark.parametrize("length", [9, 15])
+def test_what_is_not_causal_goes_to_torch(name: str, length: int) -> None:
     """No mask then means that all attend to all."""
     from transformers import AttentionInterface
 
     module = llama_attention()
     module.is_causal = False
-    query = torch.rand(1, 4, 9, 64).bfloat16()
+    query, key = torch.rand(1, 4, 9, 64).bfloat16(), torch.rand(1, 2, length, 64).bfloat16()
     ours, theirs = (
-        AttentionInterface()[name](module, query, query, query, None, scaling=0.3)[0]
-        for name in (attention.NATIVE, "sdpa")
+        AttentionInterface()[kind](module, query, key, key, None, scaling=0.3)[0] for kind in (name, "sdpa")
     )
     assert torch.equal(ours, theirs)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_later_chunk_on_a_gpu(shape: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """By torch's flash kernel; no mask is made."""
+    query, key, value = (t.to("cuda") for t in tensors(shape, 100, 300))
+    scale = shape[2] ** -0.5
+    module = llama_attention()
+    module.num_key_value_groups = shape[0] // shape[1]
+    mask = attention._lower_right(query, 300)
+    monkeypatch.setattr(attention, "_lower_right", None)
+    from transformers import AttentionInterface
+
+    ours, theirs = (
+        AttentionInterface()[kind](module, query, key, value, given, scaling=scale)[0].float()
+        for kind, given in ((attention.CAUSAL, None), ("sdpa", mask))
+    )
+    assert float((ours - theirs).norm() / theirs.norm()) < 1e-2
 
 
 ASKED = {"batch_size": 1, "q_length": 3, "kv_length": 10, "q_offset": 7, "kv_offset": 0}
@@ -109,8 +130,8 @@ ASKED = {"batch_size": 1, "q_length": 3, "kv_length": 10, "q_offset": 7, "kv_off
 def test_only_a_plain_causal_mask_is_left_out(other: dict[str, Any]) -> None:
     from transformers.masking_utils import sdpa_mask
 
-    assert attention._native_mask(**ASKED) is None
-    mask = attention._native_mask(**(ASKED | other))
+    assert attention._mask_or_causal(**ASKED) is None
+    mask = attention._mask_or_causal(**(ASKED | other))
     assert torch.equal(mask, sdpa_mask(**(ASKED | other)))
 
 

@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 from transformers.models.glm4_moe.modeling_glm4_moe import apply_rotary_pos_emb
 
 from glmchat.engine import fused, native
-from glmchat.engine.attention import use_grouped_attention
+from glmchat.engine.attention import use_own_attention
 from glmchat.engine.local import open_local
 from glmchat.engine.memory import LoadOptions
 from glmchat.engine.packing import pack, use_packed_experts
@@ -153,7 +153,7 @@ def test_a_whole_model(kernels: str, groups: int) -> None:
         AutoModelForCausalLM.from_pretrained(DEMO, config=config, dtype="bfloat16").eval() for _ in range(2)
     )
     for model in (usual, ours):
-        use_grouped_attention(model)
+        use_own_attention(model)
     same = [ours]
     if kernels == native.AVX512 and native.cpu_has(native.AMX):
         same.append(usual)  # torch multiplies by AMX, which adds in another order
