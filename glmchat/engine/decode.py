@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from .loading import LoadedModel
     from .sampling import Sampler
 
-CHUNK_CPU, CHUNK_GPU, CHUNK_OFFLOADED = 512, 2048, 4096
-"""Prompt tokens per prefill forward, after each of which the turn can be stopped. Fixed, not adapted to
-the machine's speed, so that the same prompt gives the same numbers; large where each forward has to move
-weights between devices."""
+CHUNK_CPU, CHUNK_GPU, CHUNK_OFFLOADED = 512, 8192, 4096
+"""Prompt tokens per prefill forward. Fixed, not adapted to the machine's speed, so that the same prompt gives
+the same numbers; large where a forward has to move weights between devices, or a GPU to read all experts.
+They are halved where a GPU has no memory for so many."""
 CHUNK_AHEAD = 64
 """The same, where nobody waits for it: a message that is sent meanwhile waits for one of them."""
 
@@ -48,9 +48,9 @@ class Decoding:
     """One sequence. `branch` holds what the model has read of it, exactly, whenever no forward runs."""
 
     def __init__(self, decoder: Decoder, prompt: Sequence[int], *, guess: bool) -> None:
+        self._decoder = decoder
         self._loaded = decoder.loaded
         self._prefixes = decoder.prefixes
-        self._chunk = decoder.chunk
         self._pace = decoder.pace
         self._prompt = prompt
         self.branch: Branch = decoder.prefixes.begin(prompt)
@@ -66,15 +66,25 @@ class Decoding:
 
     def prefill(self, cancelled: Callable[[], bool], *, chunk: int | None = None) -> Iterator[int]:
         """Compute what the cache lacks of the prompt, `chunk` tokens at once; yields how many are done."""
-        size = chunk or self._chunk
         while (done := len(self.branch.ids)) < len(self._prompt) and not cancelled():
-            part = list(self._prompt[done : done + size])
+            part = list(self._prompt[done : done + (chunk or self._decoder.chunk)])
             try:
                 with self._loaded.stoppable(cancelled):
                     _, states = self._forward(self._loaded.ids(part), part)
             except Stopped:
                 self.branch.mend()
                 return
+            except self._loaded.out_of_memory:
+                if len(part) <= CHUNK_AHEAD:
+                    raise
+                fits = False
+            else:
+                fits = True
+            if not fits:  # and the error, which held what was computed, is gone
+                self.branch.mend()
+                self._loaded.free_memory()
+                self._decoder.chunk = len(part) // 2
+                continue
             if self._drafter is not None:
                 self._drafter.read(part, states)
             yield len(self.branch.ids)

@@ -13,7 +13,7 @@ import shutil
 import tempfile
 import warnings
 import weakref
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from typing import Any
 from ..errors import ModelError
 from ..events import LoadProgress
 from ..glm.checkpoints import Checkpoint
-from .attention import use_grouped_attention
+from .attention import use_own_attention
 from .compiled import CompiledStep, plan_compiling
 from .faults import one_line
 from .fused import use_fused
@@ -37,6 +37,8 @@ from .weights import active_bytes
 SMALL = 1 << 26
 """Bytes of weights that one CPU thread runs as fast as several, which mostly wait for each other; for long
 where something else wants the CPU as well."""
+_AHEAD = 2
+"""Layers of a prompt that a GPU is sent before it needs them, so that it never waits."""
 
 
 def load_model(
@@ -134,8 +136,8 @@ def _load_weights(
             **({"attn_implementation": options.attn} if options.attn else {}),
         )
     _check_complete(checkpoint.name, info)
-    if {p.device.type for p in model.parameters()} == {"cpu"} and not options.attn:
-        use_grouped_attention(model)
+    if not options.attn:
+        use_own_attention(model)
     if options.compile != "on" and can_pack(model):  # compiled code has an order of its own
         with tight_heap():
             for _ in pack(model, pages.copied):
@@ -175,6 +177,8 @@ class LoadedModel:
         from transformers import DynamicCache
 
         self._torch = torch
+        self.out_of_memory = torch.OutOfMemoryError if ranks is None else ()
+        """What a forward raises that a GPU has no memory for, if it may be tried again in parts."""
         self._cache_class = DynamicCache
         self._model = model
         self._ranks = ranks
@@ -323,10 +327,16 @@ class LoadedModel:
 
         A chunk of a prompt may take long, minutes where weights come from the disk. The layers that had run
         have taken its tokens into their part of the KV cache, the others have not. With other ranks, which
-        would wait for this one in the layer, it goes to its end.
+        would wait for this one in the layer, it goes to its end. A GPU is never sent more than _AHEAD layers
+        that it has not begun, since none of them could be taken back.
         """
+        begun: deque[Any] = deque()
 
-        def check(*_: Any) -> None:
+        def check(_: Any, inputs: tuple[Any, ...]) -> None:
+            if inputs and inputs[0].device.type == "cuda":
+                begun.append(self._torch.cuda.current_stream(inputs[0].device).record_event())
+                if len(begun) > _AHEAD:
+                    begun.popleft().synchronize()
             if cancelled():
                 raise Stopped
 

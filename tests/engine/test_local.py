@@ -231,6 +231,30 @@ def test_cancel_between_two_layers_of_a_prefill(tiny_glm: Path) -> None:
         assert before.finish_reason == "stop"
 
 
+@pytest.mark.parametrize("room", [100, decode.CHUNK_AHEAD, 20])
+def test_a_chunk_for_which_there_is_no_memory_is_halved(tiny_glm: Path, room: int) -> None:
+    """In the second layer, as the first has taken it into its part of the cache. Not below what is least."""
+    import torch
+
+    long = Conversation([{"role": "user", "content": "word " * 200}])
+    with open_local(str(tiny_glm)) as engine:
+        expected = done(engine.generate(long, options=GREEDY)).message
+    with open_local(str(tiny_glm)) as engine:
+        assert engine._runner is not None
+
+        def full(_: object, inputs: tuple[torch.Tensor, ...]) -> None:
+            if inputs[0].shape[1] > room:
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+
+        engine._runner._loaded._model.model.layers[1].register_forward_pre_hook(full)
+        if room < decode.CHUNK_AHEAD / 2:
+            with pytest.raises(ModelError, match="does not fit in memory"):
+                list(engine.generate(long, options=GREEDY))
+            return
+        assert done(engine.generate(long, options=GREEDY)).message == expected
+        assert room / 2 < engine._runner._decoder.chunk <= room
+
+
 def test_context_that_fills_up(tiny_glm: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(tiny_glm, tmp_path / "short"))
     config = json.loads((folder / "config.json").read_text())
