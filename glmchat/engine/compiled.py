@@ -21,7 +21,7 @@ from ..errors import ModelError
 from .draft import LONGEST_LOOKUP
 from .graphs import Recorder
 from .kv import is_whole, use, whole
-from .step import Step
+from .step import Step, in_parts
 
 if TYPE_CHECKING:
     from .loading import LoadedModel
@@ -37,6 +37,8 @@ _PROMPT, _STEPS, _MORE_STEPS = 20, (1, 1, 1, 1), (3, 2)  # tokens at once on whi
 _NEAR_EXACT, _NEAR = 1e-3, 0.1  # how far logits may be off, of their norm: FP32; others, in which rounding
 # alone sends some tokens to other experts
 _UNTIMED, _TIMED = 3, 7
+_OPTIONS: dict[str, Any] = {"realize_reads_threshold": 1}
+"""What many sums share, an expert's gate for one, is computed once and not anew in each."""
 _REFUSAL = "--compile on: this model cannot be compiled: {}; use auto or off."
 _CACHE_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
 
@@ -105,7 +107,7 @@ class CompiledStep:
         loaded = self._loaded
         cache = loaded.new_cache()
         loaded.forward_eager(self._probe(_PROMPT), cache)
-        step.run_layer = torch.compile(step.run_layer, fullgraph=True)
+        step.run_layer = torch.compile(step.run_layer, fullgraph=True, options=_OPTIONS)
         kinds = {type(layer.mlp): number for number, layer in enumerate(step.layers)}
         for rows in (1, 2)[: self._most_rows]:
             for number in kinds.values():
@@ -246,8 +248,8 @@ def _compile(step: Step, number: int, ids: Any, position: int, buffers: tuple[An
     import torch
 
     mark = torch._dynamo.mark_dynamic
-    keys, values = buffers
-    x, cos, sin, mask, positions = step.begin(ids, ids.new_full((1,), position), keys.shape[2])
+    x, cos, sin, mask, positions = step.begin(ids, ids.new_full((1,), position), buffers[0].shape[2])
+    keys, values = map(in_parts, buffers)
     for tensor, dimension in ((keys, 2), (values, 2), (mask, 1)):
         mark(tensor, dimension)
     if ids.shape[1] > 1:

@@ -10,11 +10,11 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-FIRST_ROOM = 256
-"""Tokens."""
 GROWTH = 1.5
-_MULTIPLE = 64
-"""Rooms are multiples of it: matrix products over keys of any other number are slow on a GPU."""
+ROOM_STEP = 128
+"""Rooms are multiples of it, which a compiled step divides them into."""
+FIRST_ROOM = 2 * ROOM_STEP
+"""Never one part alone, for which torch would compile apart."""
 
 
 def growing(cache: Any) -> Any:
@@ -116,7 +116,7 @@ def _grown(length: int) -> int:
 
 
 def _rounded(room: int) -> int:
-    return room + -room % _MULTIPLE
+    return room + -room % ROOM_STEP
 
 
 def _with_room(like: Any, held: Any, used: int, room: int) -> Any:

@@ -9,10 +9,14 @@ from __future__ import annotations
 import copy
 import functools
 import itertools
-from types import FunctionType
+from types import FunctionType, MethodType
 from typing import Any
 
+from .kv import ROOM_STEP
+
 _ATTENTION, _EXPERTS = "glmchat_whole", "glmchat_gathered"
+_UNSEEN = -1e30
+"""A score; finite, so that the difference of two is none that is not a number."""
 
 
 class Step:
@@ -30,6 +34,9 @@ class Step:
         twin.config._experts_implementation = _EXPERTS
         for layer in twin.model.layers:
             layer.self_attn.layer_idx = 0  # a number of its own would make it code of its own
+            router: Any = getattr(layer.mlp, "gate", None)
+            if getattr(router, "num_group", 0) == 1:
+                router.forward = MethodType(_route, router)
         self._twin = twin
         self.layers: list[Any] = list(twin.model.layers)
         code = _run_layer.__code__
@@ -43,20 +50,25 @@ class Step:
         """
         x, *rest = self.begin(ids, position, buffers[0][0].shape[2])
         for layer, (keys, values) in zip(self.layers, buffers, strict=True):
-            x = self.run_layer(layer, x, *rest, keys, values)
+            x = self.run_layer(layer, x, *rest, in_parts(keys), in_parts(values))
         states = self._twin.model.norm(x)
         return self._twin.lm_head(states)[0], states
 
     def begin(self, ids: Any, position: Any, room: int) -> tuple[Any, Any, Any, Any, Any]:
         """What all layers are given: embeddings [1, n, hidden], cos and sin [1, n, rotary size], the mask
-        [n, room] of what each row attends to, positions [n]."""
+        [n, parts, ROOM_STEP] of what each row attends to, positions [n]."""
         import torch
 
         positions = position + torch.arange(ids.shape[1], device=ids.device)
-        mask = torch.arange(room, device=ids.device) <= positions[:, None]
+        mask = torch.arange(room, device=ids.device).view(-1, ROOM_STEP) <= positions[:, None, None]
         x = self._twin.model.embed_tokens(ids)
         cos, sin = self._twin.model.rotary_emb(x, positions[None])
         return x, cos, sin, mask, positions
+
+
+def in_parts(buffer: Any) -> Any:
+    """Keys or values [1, heads, room, size] as [1, heads, parts, ROOM_STEP, size], on the same memory."""
+    return buffer.unflatten(2, (-1, ROOM_STEP))
 
 
 def _run_layer(
@@ -71,14 +83,15 @@ def _run_layer(
 
 
 class _Slot:
-    """One layer's part of a cache, as its attention knows caches."""
+    """One layer's buffers, in parts, as its attention knows caches."""
 
     def __init__(self, keys: Any, values: Any, positions: Any) -> None:
         self._keys, self._values, self._positions = keys, values, positions
 
     def update(self, keys: Any, values: Any, *_: Any) -> tuple[Any, Any]:
-        self._keys.index_copy_(2, self._positions, keys)
-        self._values.index_copy_(2, self._positions, values)
+        part, place = self._positions // ROOM_STEP, self._positions % ROOM_STEP
+        self._keys[:, :, part, place] = keys  # through a view torch would copy all of it
+        self._values[:, :, part, place] = values
         return self._keys, self._values
 
 
@@ -94,17 +107,26 @@ def _register() -> None:
 def _attend(
     module: Any, query: Any, key: Any, value: Any, mask: Any, scaling: float | None = None, **_: Any
 ) -> tuple[Any, None]:
-    """query [1, heads, n, size]; key, value [1, groups, room, size]; mask [n, room]: [1, n, heads, size].
+    """query [1, heads, n, size]; key, value [1, groups, parts, ROOM_STEP, size]; mask [n, parts, ROOM_STEP]:
+    [1, n, heads, size].
 
-    No key is read more than once: the heads of a group are rows of one matrix product.
+    No key is read more than once: the heads of a group are rows of one matrix product. Each part has a
+    softmax of its own, and what it makes of the values is weighted at the end: over all of the room in one go
+    a few of a GPU's processors would do the work.
     """
     _, heads, rows, size = query.shape
-    groups = key.shape[1]
-    grouped = query.reshape(groups, heads // groups * rows, size)
-    scores = _product(grouped, key[0].transpose(1, 2)) * (scaling or size**-0.5)
-    scores = scores.view(groups, heads // groups, rows, -1).masked_fill(~mask, float("-inf"))
-    weights = scores.softmax(-1).view(groups, heads // groups * rows, -1)
-    out = _product(weights.to(value.dtype), value[0])
+    groups, parts = key.shape[1:3]
+    each = heads // groups
+    grouped = query.reshape(groups, each * rows, size)
+    scores = _product(grouped, key[0].flatten(1, 2).transpose(1, 2)) * (scaling or size**-0.5)
+    scores = scores.view(groups, each, rows, parts, ROOM_STEP).masked_fill(~mask, _UNSEEN)
+    highest = scores.amax(-1, keepdim=True)
+    weights = (scores - highest).exp()
+    share = (highest - highest.amax(-2, keepdim=True)).exp()  # 0 for a part of which nothing is seen
+    share = share / (weights.sum(-1, keepdim=True) * share).sum(-2, keepdim=True)
+    weights = weights.to(value.dtype).view(groups, each * rows, parts, ROOM_STEP).transpose(1, 2)
+    found = _product(weights.flatten(0, 1), value[0].flatten(0, 1)).view(groups, parts, each * rows, size)
+    out = (found * share.view(groups, each * rows, parts, 1).transpose(1, 2)).sum(1)
     return out.view(1, heads, rows, size).transpose(1, 2).to(query.dtype), None
 
 
@@ -115,6 +137,29 @@ def _product(a: Any, b: Any) -> Any:
     if a.dtype == torch.float32 or a.device.type == "cpu":
         return torch.bmm(a.float(), b.float())
     return torch.bmm(a, b, out_dtype=torch.float32)
+
+
+def _route(router: Any, x: Any) -> tuple[Any, Any, Any]:
+    """As the forward of a router whose experts are one group, which needs not be sought first.
+
+    x [..., hidden]: logits [n, experts], weights and numbers [n, k] of the experts that are chosen. They are
+    sorted by comparing each with each: that becomes part of a kernel, as torch's topk does not.
+    """
+    import torch
+
+    x = x.view(-1, router.hidden_dim)
+    logits = (router.weight.float() * x.float()[:, None]).sum(-1)
+    scores = logits.sigmoid()
+    ranked = scores + router.e_score_correction_bias
+    numbers = torch.arange(ranked.shape[-1], device=x.device)
+    mine, other = ranked[..., None], ranked[:, None]
+    before = (other > mine) | ((other == mine) & (numbers < numbers[:, None]))
+    is_kth = before.sum(-1)[:, None] == numbers[: router.top_k, None]
+    chosen = (is_kth * numbers).sum(-1).clamp(max=len(numbers) - 1)  # NaN is never before another
+    weights = scores.gather(1, chosen)
+    if router.norm_topk_prob:
+        weights = weights / (weights.sum(-1, keepdim=True) + 1e-20)
+    return logits, weights * router.routed_scaling_factor, chosen
 
 
 def _run_experts(module: Any, x: Any, index: Any, weights: Any) -> Any:
