@@ -12,9 +12,10 @@ chat:
 	scripts/venv.sh chat
 	.venv/bin/glmchat $(ARGS)
 
+# Threads of OpenMP that spin while they wait would take the core from the other half of the tests.
 test:
 	scripts/venv.sh dev
-	.venv/bin/python -m pytest $(ARGS)
+	OMP_WAIT_POLICY=passive .venv/bin/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 lint:
 	scripts/venv.sh dev

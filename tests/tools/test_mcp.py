@@ -31,8 +31,10 @@ from ..scripted import ScriptedEngine, turn
 
 HERE = Path(__file__).parent
 PY = sys.executable
-TIME = {"command": PY, "args": ["-m", "mcp_server_time", "--local-timezone", "UTC"]}
-BAD = {"command": PY, "args": [str(HERE / "mcp_server.py")]}
+OURS = f"GLMCHAT_TEST_{os.getpid()}"
+LOCAL: dict[str, Any] = {"command": PY, "env": {OURS: "1"}}
+TIME = {**LOCAL, "args": ["-m", "mcp_server_time", "--local-timezone", "UTC"]}
+BAD = {**LOCAL, "args": [str(HERE / "mcp_server.py")]}
 
 Make = Callable[..., Toolbox]
 
@@ -56,14 +58,14 @@ def make(tmp_path: Path) -> Iterator[Make]:
 
 
 def processes() -> list[int]:
-    """Those that were begun for MCP servers."""
+    """Those that were begun for these MCP servers; other tests may run tools beside them."""
     found = []
     for entry in Path("/proc").glob("[0-9]*/environ"):
         try:
             environ = entry.read_bytes()
         except OSError:
             continue
-        if f"{MARK}=".encode() in environ and entry.parent.name != str(os.getpid()):
+        if f"{MARK}=".encode() in environ and f"{OURS}=1".encode() in environ:
             found.append(int(entry.parent.name))
     return found
 
@@ -157,8 +159,8 @@ def test_a_server_that_is_killed_in_the_middle_of_a_call(make: Make) -> None:
 
 
 def test_servers_that_are_not_there_are_told_and_the_others_work(make: Make) -> None:
-    hanging = {"command": "sleep", "args": ["600"], "timeout": 1}
-    dead = {"command": PY, "args": ["-c", "import sys; sys.exit('no licence')"]}
+    hanging = {**LOCAL, "command": "sleep", "args": ["600"], "timeout": 1}
+    dead = {**LOCAL, "args": ["-c", "import sys; sys.exit('no licence')"]}
     box = make(bad=BAD, missing={"command": "no-such-program"}, hanging=hanging, dead=dead)
     faults = {fault.name: fault.why for fault in ready(box)}
     assert faults.pop("missing") == "cannot be started: there is no program 'no-such-program'"
