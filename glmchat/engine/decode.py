@@ -134,6 +134,9 @@ class Decoding:
                 self._drafter.settle()
             if not self._drafter.settled:
                 self.branch.last = None
+        if self.branch.last is not None:  # in memory of their own, not in that of a whole chunk's
+            logits, state = self.branch.last
+            self.branch.last = logits.clone(), state if state is None else state.clone()
         self._prefixes.keep(self.branch)
 
     def _forward(self, ids: Any, fed: list[int], rows: int = 1) -> tuple[Any, Any]:
