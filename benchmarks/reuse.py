@@ -3,10 +3,10 @@
 Against no reuse, the message alone, a bare forward of it behind the same history, and an early turn.
 
 The conversation is prefilled ahead as while a person types, and the message with it if it was typed, so that
-its first token is known; one that is sent at once is not. Without reuse the same turn stands behind another system message, so that
-nothing of it is in the cache. The bare forward is transformers' own, on a cache that holds all but the new
-tokens: what is left when everything else costs nothing. A step of decoding behind the same history is the
-least that any first token takes.
+its first token is known; one that is sent at once is not. Without reuse the same turn stands behind another
+system message, so that nothing of it is in the cache. The bare forward is transformers' own, on a cache that
+holds all but the new tokens: what is left when everything else costs nothing. A step of decoding behind the
+same history is the least that a first token takes which was not read ahead.
 
 New tokens attend to all of the history, which the message alone and an early turn do not. What that takes at
 least is told too: its products as fast as this machine multiplies, or reading the KV cache as fast as memory

@@ -8,8 +8,8 @@ longer.
 That is said to torch's kernel; or to the one in kernels/attention.c, which for BF16 on some CPUs is 1.6 to
 four times as fast.
 
-On a GPU, torch's kernel is told that a chunk of a prompt comes after others; transformers gives it a mask, with
-which it takes a third to a half longer.
+On a GPU, torch's kernel is told that a chunk of a prompt comes after others; transformers gives it a mask,
+with which it takes a third to a half longer.
 """
 
 from __future__ import annotations
