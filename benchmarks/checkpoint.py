@@ -60,22 +60,28 @@ takes beside the weights of a token is what it is there; in small models it is s
 
 
 def write_random_checkpoint(folder: Path, shape: dict[str, int] = SHAPE) -> Path:
-    """Write one to `folder` in bfloat16 with the bundled checkpoint's tokenizer; always the same weights."""
+    """Write one to `folder` in bfloat16 with the bundled checkpoint's tokenizer; always the same weights.
+
+    No token ends its answer, in any of its files: it would come by chance, and rounding would decide when.
+    """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
     demo = resolve("demo").folder
     config = AutoConfig.from_pretrained(demo, **shape)
+    config.eos_token_id = None
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
     model.save_pretrained(folder)
     if shape["num_nextn_predict_layers"]:
         _add_mtp_layer(folder / "model.safetensors", model)
-    for file in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
-        shutil.copy(demo / file, folder)
-    generation = json.loads((demo / "generation_config.json").read_text(encoding="utf-8"))
-    generation["eos_token_id"] = config.vocab_size  # none: rounding would decide where it ends
-    (folder / "generation_config.json").write_text(json.dumps(generation), encoding="utf-8")
+    for name in ("tokenizer.json", "chat_template.jinja"):
+        shutil.copy(demo / name, folder)
+    for name in ("tokenizer_config.json", "generation_config.json"):
+        settings = json.loads((demo / name).read_text(encoding="utf-8"))
+        kept = {key: value for key, value in settings.items() if not key.startswith("eos_token")}
+        (folder / name).write_text(json.dumps(kept), encoding="utf-8")
+    assert not resolve(str(folder)).eos_token_ids
     getattr(os, "sync", lambda: None)()  # else it is written to the disk while something is measured
     return folder
 
