@@ -56,15 +56,10 @@ def _register() -> None:
 def _grouped(
     module: Any, query: Any, key: Any, value: Any, attention_mask: Any, scaling: Any = None, **more: Any
 ) -> tuple[Any, Any]:
-    from transformers.integrations.sdpa_attention import sdpa_attention_forward
-
     rows = query.shape[2]
     masked = attention_mask is not None and attention_mask.shape[1] == 1
     if not _is_usual(query, more) or not (masked or (rows == 1 and attention_mask is None)):
-        out: tuple[Any, Any] = sdpa_attention_forward(
-            module, query, key, value, attention_mask, scaling=scaling, **more
-        )
-        return out
+        return _theirs(module, query, key, value, attention_mask, scaling, **more)
     return _attend(query, key, value, attention_mask, scaling), None
 
 
@@ -88,7 +83,6 @@ def _causal(
     from torch.backends.cuda import SDPAParams, can_use_flash_attention
     from torch.nn.attention.bias import causal_lower_right
     from torch.nn.functional import scaled_dot_product_attention
-    from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
     rows, length = query.shape[2], key.shape[2]
     if attention_mask is None and 1 < rows < length and _is_causal(module, more):
@@ -98,10 +92,19 @@ def _causal(
             out = scaled_dot_product_attention(query, key, value, mask, scale=scaling, enable_gqa=True)
             return out.transpose(1, 2).contiguous(), None
         attention_mask = _lower_right(query, length)
-    found: tuple[Any, Any] = sdpa_attention_forward(
+    return _theirs(module, query, key, value, attention_mask, scaling, **more)
+
+
+def _theirs(
+    module: Any, query: Any, key: Any, value: Any, attention_mask: Any, scaling: Any, **more: Any
+) -> tuple[Any, Any]:
+    """The way of transformers."""
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    out: tuple[Any, Any] = sdpa_attention_forward(
         module, query, key, value, attention_mask, scaling=scaling, **more
     )
-    return found
+    return out
 
 
 def _lower_right(query: Any, length: int) -> Any:

@@ -11,6 +11,7 @@ import pytest
 from glmchat.engine import attention, native
 from glmchat.engine.local import LocalEngine, open_local
 from glmchat.engine.memory import LoadOptions
+from tests.gpu import needs_gpu
 
 torch = pytest.importorskip("torch")
 
@@ -93,18 +94,18 @@ def test_what_is_not_causal_goes_to_torch(name: str, length: int) -> None:
     assert torch.equal(ours, theirs)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+@needs_gpu
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_later_chunk_on_a_gpu(shape: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch) -> None:
     """By torch's flash kernel; no mask is made."""
+    from transformers import AttentionInterface
+
     query, key, value = (t.to("cuda") for t in tensors(shape, 100, 300))
     scale = shape[2] ** -0.5
     module = llama_attention()
     module.num_key_value_groups = shape[0] // shape[1]
     mask = attention._lower_right(query, 300)
     monkeypatch.setattr(attention, "_lower_right", None)
-    from transformers import AttentionInterface
-
     ours, theirs = (
         AttentionInterface()[kind](module, query, key, value, given, scaling=scale)[0].float()
         for kind, given in ((attention.CAUSAL, None), ("sdpa", mask))

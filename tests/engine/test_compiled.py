@@ -30,13 +30,13 @@ from glmchat.engine.step import Step
 from glmchat.errors import ModelError
 from glmchat.messages import Conversation
 from tests import tiny
+from tests.gpu import needs_gpu
 
 from .conformance import GREEDY, ask, done
 from .test_decode import QUESTIONS, a_conversation, forget
 
 CXX = os.environ.get("CXX", "g++")
 needs_compiler = pytest.mark.skipif(shutil.which(CXX) is None, reason=f"{CXX} is not installed")
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ from glmchat.errors import GlmChatError, ModelError, UsageError
 from glmchat.events import LoadProgress
 from glmchat.messages import Conversation
 from tests import tiny
+from tests.gpu import needs_gpu
 
 from .conformance import ask, done
 
@@ -75,11 +76,8 @@ def test_explicit_map(tiny_glm: Path, tmp_path: Path) -> None:
     assert answer(tiny_glm, device_map=device_map(tmp_path, "cpu", "cpu")) == ("cpu", EXPECTED)
 
 
+@needs_gpu
 def test_gpu_and_cpu(tiny_glm: Path, tmp_path: Path) -> None:
-    import torch
-
-    if not torch.cuda.is_available():
-        pytest.skip("no CUDA device on this machine")
     assert answer(tiny_glm, device_map="cuda:0") == ("cuda:0", EXPECTED)
     device, text = answer(tiny_glm, device_map=device_map(tmp_path, "cuda:0", "cpu"))
     assert device == "cuda:0 + cpu"

@@ -174,7 +174,7 @@ def test_only_what_is_new_is_encoded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert encoder.encode([*messages[:2], Message("user", "So?")]).ids == again.ids
 
 
-def test_what_is_the_same_again_is_not_rendered(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_the_same_again_is_not_rendered() -> None:
     encoder = PromptEncoder(tokenizer("glm"))
     arguments: dict[str, Any] = {"count": 1}
 
