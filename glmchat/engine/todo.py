@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Callable
 from typing import Generic, TypeVar
 
 Job = TypeVar("Job")
@@ -32,7 +33,7 @@ class Todo(Generic[Job, Hint]):
     def take(self, timeout_s: float | None = None) -> Job | Hint:
         """The next job, else the hint; waits for one. Raises TimeoutError."""
         with self._changed:
-            self._changed.wait_for(lambda: self._jobs or self._hint is not None, timeout_s)
+            self._changed.wait_for(self.waits, timeout_s)
             if self._jobs:
                 return self._jobs.popleft()
             hint, self._hint = self._hint, None
@@ -40,10 +41,10 @@ class Todo(Generic[Job, Hint]):
                 raise TimeoutError
             return hint
 
-    def presses(self) -> bool:
-        """Whether a job waits."""
-        return bool(self._jobs)
+    def presses(self, but: Callable[[Job], bool]) -> bool:
+        """Whether a job waits, `but` one of those. To be asked by whoever takes them."""
+        return bool(self._jobs) and not but(self._jobs[0])
 
-    def hinted(self) -> bool:
-        """Whether there is another hint."""
-        return self._hint is not None
+    def waits(self) -> bool:
+        """Whether there is anything to take."""
+        return bool(self._jobs) or self._hint is not None

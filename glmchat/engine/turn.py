@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Turn:
     """One request: its messages and options, and where its events go. `started` is a perf_counter time."""
 
@@ -59,6 +59,11 @@ class Ahead:
     messages: tuple[Message, ...]
     tools: tuple[dict[str, Any], ...]
     options: GenerationOptions
+
+    def reads_all_of(self, turn: Turn) -> bool:
+        """Whether the turn's prompt is the same."""
+        thinks = self.options.enable_thinking == turn.options.enable_thinking
+        return thinks and (self.messages, self.tools) == (turn.messages, turn.tools)
 
 
 class TurnRunner:
@@ -91,13 +96,13 @@ class TurnRunner:
             reason = "context"
         answer.finish(reason, prompt_tokens=len(prompt.ids), decoding=decoding)
 
-    def read_ahead(self, ahead: Ahead, cancelled: Callable[[], bool], old: Callable[[], bool]) -> None:
+    def read_ahead(self, ahead: Ahead, cancelled: Callable[[], bool], wanted: Callable[[], bool]) -> None:
         """Prefill a turn before it is asked for; most of it is in the cache already, and what then turns out
         otherwise is cut off again.
 
         The template drops the reasoning of the turn before once another question follows, so all that comes
-        after it has to be computed again. Once `cancelled` it stops at once, once it is `old` only after it
-        has come forward: there may be another hint before each chunk.
+        after it has to be computed again. Once `cancelled` it stops at once, once the thread is `wanted` only
+        after it has come forward: there may be another hint before each chunk, and a turn for which it reads.
 
         Not where weights are offloaded: a forward there takes as long for one token as for thousands.
         """
@@ -108,7 +113,7 @@ class TurnRunner:
         with self._loaded.inference():
             decoding = self._decoder.begin(prompt)
             for _ in decoding.prefill(cancelled, chunk=CHUNK_AHEAD):
-                if old():
+                if wanted():
                     break
             decoding.keep(settled=not cancelled())
 

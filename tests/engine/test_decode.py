@@ -248,6 +248,44 @@ class TestReadingAhead:
         assert ready.cached_tokens < ready.prompt_tokens - CHUNK_AHEAD, "it had not come to the end"
         assert soon < 5
 
+    @pytest.mark.parametrize("asked", ["the same", "another", "stopped"])
+    def test_it_goes_on_for_a_turn_that_asks_for_the_same(
+        self, asked: str, guessing: LocalEngine, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Whose question comes in the middle of the forward. It is not begun anew then, but for Ctrl-C."""
+        assert guessing._runner is not None
+        typed = Conversation([{"role": "user", "content": "What is 47 + 38?"}])
+        sent = Conversation([{"role": "user", "content": "Who are you?"}]) if asked == "another" else typed
+        stopped, ends, answers = threading.Event(), [], []
+        if asked == "stopped":
+            stopped.set()
+        turn = threading.Thread(
+            target=lambda: answers.append(done(guessing.generate(sent, options=GREEDY, cancel=stopped)))
+        )
+        loaded = guessing._runner._loaded
+        forward = loaded.forward
+
+        def interrupted(*args: Any) -> Any:
+            if not ends:
+                turn.start()
+                until = time.monotonic() + 60
+                while not guessing._todo._jobs and time.monotonic() < until:
+                    time.sleep(0.001)
+            ends.append("stopped")
+            made = forward(*args)
+            ends[-1] = "whole"
+            return made
+
+        forget(guessing)
+        monkeypatch.setattr(loaded, "forward", interrupted)
+        guessing.prepare(typed, options=GREEDY)
+        while not ends:
+            time.sleep(0.001)
+        turn.join()
+        usage = answers[0].usage
+        assert ends[0] == ("whole" if asked == "the same" else "stopped")
+        assert (usage.cached_tokens == usage.prompt_tokens) == (asked == "the same")
+
     def test_a_fault_costs_nobody_anything(self, plain: LocalEngine) -> None:
         plain.prepare(Conversation(), options=GREEDY)
         assert done(plain.generate(Conversation([{"role": "user", "content": "你好"}]), options=GREEDY))

@@ -44,11 +44,14 @@ class TestTodo:
             todo.put(job)
         todo.hint("old")
         todo.hint("new")
-        assert todo.presses()
-        assert todo.hinted()
-        assert [todo.take() for _ in range(3)] == ["first", "second", "new"]
-        assert not todo.presses()
-        assert not todo.hinted()
+        assert todo.waits()
+        assert todo.presses(but="second".__eq__)
+        assert not todo.presses(but="first".__eq__)
+        assert [todo.take(), todo.take()] == ["first", "second"]
+        assert todo.waits()
+        assert not todo.presses(but="new".__ne__)
+        assert todo.take() == "new"
+        assert not todo.waits()
         with pytest.raises(TimeoutError):
             todo.take(0)
 
