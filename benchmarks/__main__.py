@@ -8,9 +8,22 @@ from __future__ import annotations
 import argparse
 import os
 
-from . import cancel, decode, everything, gpu, memory, peers, render, reuse, speculate, startup, terminal
+from . import (
+    cancel,
+    decode,
+    everything,
+    gpu,
+    memory,
+    peers,
+    render,
+    reuse,
+    speculate,
+    startup,
+    terminal,
+    typed,
+)
 
-MODULES = (decode, peers, speculate, reuse, startup, memory, render, terminal, cancel, gpu, everything)
+MODULES = (decode, peers, speculate, reuse, typed, startup, memory, render, terminal, cancel, gpu, everything)
 
 
 def main() -> None:

@@ -17,6 +17,7 @@ COMMANDS = (
     "terminal",
     "startup",
     "reuse",
+    "typed",
     "cancel",
     "speculate",
     "speculate --by lookup",

@@ -23,7 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from glmchat.engine.bandwidth import read_bandwidth
-from glmchat.engine.base import GenerationOptions
+from glmchat.engine.base import Engine, GenerationOptions
 from glmchat.engine.local import LocalEngine, open_local
 from glmchat.engine.memory import LoadOptions
 from glmchat.events import TurnDone
@@ -55,8 +55,8 @@ def run(args: argparse.Namespace) -> None:
         rows = _measure(args.model, args, whole=True)
     else:
         with tempfile.TemporaryDirectory() as folder:
-            rows = _measure(_written(f"{folder}/random-270M", SHAPE), args, whole=True)
-            rows += _measure(_written(f"{folder}/Air's layers", AIR_LAYERS), args, whole=False)
+            rows = _measure(written(f"{folder}/random-270M", SHAPE), args, whole=True)
+            rows += _measure(written(f"{folder}/Air's layers", AIR_LAYERS), args, whole=False)
     show("Time to first token, s", rows)
 
 
@@ -72,7 +72,7 @@ def _measure(model: str, args: argparse.Namespace, *, whole: bool) -> list[Compa
         ]
 
 
-def _written(folder: str, shape: dict[str, int]) -> str:
+def written(folder: str, shape: dict[str, int]) -> str:
     """A checkpoint made by another process: in one that computed itself the engine is slower (see `side`)."""
     with side(_write, folder, shape) as write:
         return str(write())
@@ -102,8 +102,8 @@ def _compare(
     *,
     typed: bool,
 ) -> list[Comparison]:
-    history = _history(engine, args.turns - 1, args.history)
-    longer = _history(engine, args.last - 1, args.history)
+    history = exchanges(engine, args.turns - 1, args.history)
+    longer = exchanges(engine, args.last - 1, args.history)
     warm, cold, alone, floor, second, last, step = [], [], [], [], [], [], []
     for number in range(args.repeats):
         question = Message("user", text.format(n=number))
@@ -150,7 +150,7 @@ def _least_attention_s(engine: LocalEngine, limits: tuple[float, float], new: in
     return max(products / flop_s, kv_bytes / bytes_s)
 
 
-def _history(engine: LocalEngine, turns: int, tokens: int) -> list[Message]:
+def exchanges(engine: Engine, turns: int, tokens: int) -> list[Message]:
     """So many questions and answers, which together are about as many tokens."""
 
     def size(words: int) -> int:

@@ -48,6 +48,10 @@ def runs(request: pytest.FixtureRequest) -> Iterator[dict[Arguments, Future[Done
             ("no reuse", "the message alone"),
         ),
         (
+            ("typed", "--model", "demo", "--history", "400", "--turns", "4", "--last", "6", "--repeats", "1"),
+            ("no reuse", "the message alone", "turn 6"),
+        ),
+        (
             ("cancel", "--model", "demo", "--prompt-tokens", "3000", "--repeats", "2"),
             ("prefill of 3,000", "decoding"),
         ),

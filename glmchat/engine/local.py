@@ -7,7 +7,6 @@ its prompt while the model still loads. `generate` hands it a job and yields wha
 from __future__ import annotations
 
 import atexit
-import functools
 import logging
 import threading
 import time
@@ -234,15 +233,8 @@ class LocalEngine:
                 self.compiling = False
 
     def _read_ahead(self, runner: TurnRunner, ahead: Ahead) -> None:
-        """Until something else is to be done. A turn that asks for the same waits for the chunk that is being
-        computed: it would have to begin it anew."""
-        same = functools.cache(ahead.reads_all_of)
-
-        def served(job: Turn | _Loan | None) -> bool:
-            return isinstance(job, Turn) and not job.cancelled() and same(job)
-
         try:
-            runner.read_ahead(ahead, lambda: self._todo.presses(but=served), self._todo.waits)
+            runner.read_ahead(ahead, self._todo)
         except Exception:  # nobody waits for it: the turn itself will tell
             log.debug("prefilling ahead failed", exc_info=True)
 

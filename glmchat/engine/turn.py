@@ -5,6 +5,7 @@ torch comes in with the LoadedModel; this module imports none of it.
 
 from __future__ import annotations
 
+import functools
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -33,6 +34,7 @@ from .detokenize import Detokenizer
 from .loading import LoadedModel
 from .outbox import Outbox
 from .sampling import Sampler
+from .todo import Todo
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -96,13 +98,14 @@ class TurnRunner:
             reason = "context"
         answer.finish(reason, prompt_tokens=len(prompt.ids), decoding=decoding)
 
-    def read_ahead(self, ahead: Ahead, cancelled: Callable[[], bool], wanted: Callable[[], bool]) -> None:
+    def read_ahead(self, ahead: Ahead, todo: Todo[Any, Ahead]) -> None:
         """Prefill a turn before it is asked for; most of it is in the cache already, and what then turns out
         otherwise is cut off again.
 
         The template drops the reasoning of the turn before once another question follows, so all that comes
-        after it has to be computed again. Once `cancelled` it stops at once, once the thread is `wanted` only
-        after it has come forward: there may be another hint before each chunk, and a turn for which it reads.
+        after it has to be computed again. It ends at once for what there is `todo`, for another hint only
+        after it has come forward: there may be one before each chunk. A turn that asks for the same waits for
+        the last chunk, which it would have to begin anew.
 
         Not where weights are offloaded: a forward there takes as long for one token as for thousands.
         """
@@ -110,10 +113,18 @@ class TurnRunner:
             return
         prompt = self.render(ahead.messages, ahead.tools, ahead.options).ids
         self._room(len(prompt))  # raises where there is none
+        same = functools.cache(ahead.reads_all_of)
+
+        def cancelled() -> bool:
+            last = len(prompt) - len(decoding.branch.ids) <= CHUNK_AHEAD
+            return todo.presses(
+                but=lambda job: last and isinstance(job, Turn) and not job.cancelled() and same(job)
+            )
+
         with self._loaded.inference():
             decoding = self._decoder.begin(prompt)
             for _ in decoding.prefill(cancelled, chunk=CHUNK_AHEAD):
-                if wanted():
+                if todo.waits():
                     break
             decoding.keep(settled=not cancelled())
 
