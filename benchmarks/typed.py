@@ -27,6 +27,7 @@ from glmchat.terminal.app import App
 from glmchat.terminal.progress import LoadState
 from glmchat.terminal.screen import Looks
 
+from . import reuse
 from .checkpoint import AIR_LAYERS, SHAPE
 from .report import Comparison, show
 from .reuse import WORDS, exchanges, written
@@ -37,13 +38,7 @@ ENTERS_S = (0.0, 0.1)
 PAUSE_S = 1.5
 """For a person to read the answer, and to think."""
 
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", help="checkpoint to run; default: a random 270M, and two of Air's layers")
-    parser.add_argument("--turns", type=int, default=20, help="the turn that is measured (%(default)s)")
-    parser.add_argument("--last", type=int, default=50, help="the turn to which it grows (%(default)s)")
-    parser.add_argument("--history", type=int, default=8000, help="tokens before it (%(default)s)")
-    parser.add_argument("--repeats", type=int, default=7, help="of each measurement (%(default)s)")
+add_arguments = reuse.add_arguments
 
 
 def run(args: argparse.Namespace) -> None:
