@@ -39,12 +39,13 @@ def borrowed() -> Iterator[None]:
 
 
 def keep_early_keys(keys: Input) -> None:
-    """Hand over what was typed before the keyboard was borrowed: the terminal made newlines of its Enters."""
+    """Hand over what was typed before the keyboard was borrowed. The terminal made newlines of its Enters, and
+    NUL of each Ctrl-D."""
     if not select.select([sys.stdin], [], [], 0)[0]:
         return
-    early = os.read(sys.stdin.fileno(), _MOST_EARLY_BYTES).decode(errors="replace").replace("\n", "\r")
+    early = os.read(sys.stdin.fileno(), _MOST_EARLY_BYTES).decode(errors="replace")
     presses: list[KeyPress] = []
     parser = Vt100Parser(presses.append)
-    parser.feed(early)
+    parser.feed(early.replace("\n", "\r").replace("\0", "\x04"))
     parser.flush()
     store_typeahead(keys, presses)

@@ -149,6 +149,13 @@ def test_500_pasted_lines(start: Start) -> None:
     leave(chat)
 
 
+def test_ctrl_d_before_the_prompt_is_there(start: Start) -> None:
+    """Which the terminal, as it is until then, takes for the end of a line."""
+    chat = start(wait=False)
+    chat.send("\x04")
+    assert_restored(chat, chat.wait_end())
+
+
 def test_ctrl_c_while_the_model_loads(start: Start) -> None:
     chat = start(wait=False)
     chat.wait_for("thinking on", timeout=10)
