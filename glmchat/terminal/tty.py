@@ -39,8 +39,8 @@ def borrowed() -> Iterator[None]:
 
 
 def keep_early_keys(keys: Input) -> None:
-    """Hand over what was typed before the keyboard was borrowed. The terminal made newlines of its Enters, and
-    NUL of each Ctrl-D."""
+    """Hand over what was typed before the keyboard was borrowed: the terminal made newlines of its Enters,
+    and a NUL of each Ctrl-D."""
     if not select.select([sys.stdin], [], [], 0)[0]:
         return
     early = os.read(sys.stdin.fileno(), _MOST_EARLY_BYTES).decode(errors="replace")
