@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 
 from glmchat.chat import Chat
+from glmchat.events import Timing
 from glmchat.settings import NONE, Settings
 from glmchat.terminal import jsonl, start, tty
 from glmchat.terminal.app import App
@@ -37,10 +38,15 @@ def main(model: str, prompt: str, tokens: int, pairs: int, file: str) -> None:
 
 def in_terminal(chat: Chat, load: LoadState) -> float:
     chat.clear()
+    return converse(chat, load).decode_tokens_per_s or 0.0
+
+
+def converse(chat: Chat, load: LoadState) -> Timing:
+    """Talk to whoever is at the terminal until they leave; the times of their last turn."""
     with tty.borrowed():
-        app = App(chat, load, lambda name: chat.engine, Looks())
+        app = App(chat, load, lambda _: chat.engine, Looks())
         app.run()
-    return app.turns[-1].timing.decode_tokens_per_s or 0.0
+    return app.turns[-1].timing
 
 
 def as_json(chat: Chat, prompt: str) -> float:

@@ -18,16 +18,14 @@ from pathlib import Path
 
 import pexpect
 
-from glmchat.chat import Chat
 from glmchat.engine.base import GenerationOptions
 from glmchat.messages import Conversation, Message
 from glmchat.settings import NONE, Settings
-from glmchat.terminal import start, tty
-from glmchat.terminal.app import App
+from glmchat.terminal import start
 from glmchat.terminal.progress import LoadState
-from glmchat.terminal.screen import Looks
 
 from . import reuse
+from .both import converse
 from .checkpoint import AIR_LAYERS, SHAPE
 from .report import Comparison, show
 from .reuse import WORDS, exchanges, written
@@ -67,12 +65,8 @@ def _measure(model: str, args: argparse.Namespace) -> list[Comparison]:
     cases = args.repeats * [*typed, cold, alone]
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "times.json"
-        words = [
-            model,
-            str(args.history),
-            json.dumps([(case.turn, case.enter_s) for case in cases]),
-            str(file),
-        ]
+        asked = json.dumps([(case.turn, case.enter_s) for case in cases])
+        words = [model, str(args.history), asked, str(file)]
         chat = spawn([sys.executable, "-m", "benchmarks.typed", *words])
         for number, case in enumerate(cases):
             chat.expect("/help lists")
@@ -83,7 +77,9 @@ def _measure(model: str, args: argparse.Namespace) -> list[Comparison]:
             chat.send("\x04")
         chat.expect(pexpect.EOF)
         times = json.loads(file.read_text(encoding="utf-8"))
-    of = {case: [t for t, of in zip(times, cases, strict=True) if of == case] for case in cases}
+    of: dict[Case, list[float]] = {case: [] for case in cases}
+    for case, ttft_s in zip(cases, times, strict=True):
+        of[case].append(ttft_s)
     rows = []
     for enter_s in ENTERS_S:
         late, last, second = (of[Case(turn, enter_s)] for turn in (args.turns, args.last, 2))
@@ -125,19 +121,9 @@ def main(model: str, tokens: str, cases: str, file: str) -> None:
                 messages.insert(0, Message("system", f"{number} " * 3))
             else:
                 del messages[-2:]  # the person asks that
-            times.append(_converse(chat, load, messages))
+            chat.conversation = Conversation(messages)
+            times.append(converse(chat, load).ttft_s)
     Path(file).write_text(json.dumps(times), encoding="utf-8")
-
-
-def _converse(chat: Chat, load: LoadState, messages: list[Message]) -> float:
-    """Seconds to the first token of its last answer."""
-    chat.conversation = Conversation(messages)
-    with tty.borrowed():
-        app = App(chat, load, lambda _: chat.engine, Looks())
-        app.run()
-    ttft_s = app.turns[-1].timing.ttft_s
-    assert ttft_s is not None
-    return ttft_s
 
 
 if __name__ == "__main__":

@@ -115,11 +115,12 @@ class TurnRunner:
         self._room(len(prompt))  # raises where there is none
         same = functools.cache(ahead.reads_all_of)
 
-        def cancelled() -> bool:
+        def awaits_it(job: object) -> bool:
             last = len(prompt) - len(decoding.branch.ids) <= CHUNK_AHEAD
-            return todo.presses(
-                but=lambda job: last and isinstance(job, Turn) and not job.cancelled() and same(job)
-            )
+            return last and isinstance(job, Turn) and not job.cancelled() and same(job)
+
+        def cancelled() -> bool:
+            return todo.presses(but=awaits_it)
 
         with self._loaded.inference():
             decoding = self._decoder.begin(prompt)

@@ -7,13 +7,12 @@ import itertools
 from typing import Any
 
 import pytest
+import torch
 
 from glmchat.engine import attention, native
 from glmchat.engine.local import LocalEngine, open_local
 from glmchat.engine.memory import LoadOptions
 from tests.gpu import needs_gpu
-
-torch = pytest.importorskip("torch")
 
 SHAPES = [(16, 4, 64), (96, 8, 128), (9, 3, 64), (6, 2, 32), (4, 4, 96), (2, 1, 256)]
 """Query heads, heads of keys, size."""
