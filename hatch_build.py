@@ -18,11 +18,15 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 KERNELS = Path(__file__).with_name("glmchat") / "engine" / "kernels"
-BUILDS = {"avx512_bf16": [], "amx_tile": ["-mamx-tile", "-mamx-bf16"]}
+_AVX512 = [f"-mavx512{name}" for name in ("f", "bw", "dq", "vl", "bf16")]
+BUILDS = {
+    "avx2": ["-mavx2", "-mfma"],
+    "avx512_bf16": _AVX512,
+    "amx_tile": [*_AVX512, "-mamx-tile", "-mamx-bf16"],
+}
 """Libraries, called after what a CPU must have, and how they are compiled."""
-FEATURES = ("avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512bf16")
 # -fopenmp, but not in the last step: the threads are those of the OpenMP that torch brings along.
-COMPILE = ["-std=gnu11", "-O3", "-fPIC", "-fopenmp", "-Wall", "-Wextra", *(f"-m{name}" for name in FEATURES)]
+COMPILE = ["-std=gnu11", "-O3", "-fPIC", "-fopenmp", "-Wall", "-Wextra"]
 
 
 class Hook(BuildHookInterface[Any]):

@@ -28,7 +28,7 @@ from .fused import use_fused
 from .kv import copy_start, growing
 from .memory import DeviceMap, LoadOptions, free_memory, peak_resident
 from .mtp import MtpHead, compute_device, load_mtp
-from .packing import can_pack, pack, use_packed_experts
+from .packing import can_pack, is_packed, pack, use_packed_experts
 from .progress import OnProgress, WeightsBar
 from .ranks import OnBroken, Ranks, Seat, hide_gpus
 from .resident import FilePages, onto_huge_pages, tight_heap
@@ -374,7 +374,7 @@ class LoadedModel:
         """Raises ModelError where it is `wanted` and not there."""
         fits = wanted or (not self.offloaded and self._has_room_for_a_layer())
         head = load_mtp(self._model, folder) if fits else None
-        if head is not None and any(t.is_mkldnn for t in self._model.parameters()):
+        if head is not None and is_packed(self._model):
             for _ in pack(head.layer):
                 pass
             use_fused(head.layer)

@@ -1,6 +1,7 @@
 """What is computed in C on a CPU, by kernels/, which is compiled when glmchat is installed, if there is gcc.
 
-They are for CPUs with AVX512-BF16, and are compiled once more for those that have AMX too.
+They are for CPUs with AVX512-BF16, and are compiled once more for those that have AMX too, and for those that
+have AVX2 alone.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-AMX, AVX512 = "amx_tile", "avx512_bf16"
-INPUTS = {AMX: 32, AVX512: 2}
+AMX, AVX512, AVX2 = "amx_tile", "avx512_bf16", "avx2"
+INPUTS = {AMX: 32, AVX512: 2, AVX2: 1}
 """By the builds, which are called after what a CPU must have: of how many inputs a matrix has a multiple."""
 MOST_PLAIN = 8
 """Up to so many rows are multiplied with a matrix that is not packed faster than torch does it."""
@@ -20,6 +21,8 @@ _SIZES, _LARGEST = 32, 256
 """Sizes of a head are multiples of it, and at most so large."""
 _BLOCKS = (64, 48, 32, 16)
 """How many outputs oneDNN puts into a block of a packed matrix."""
+_BLOCK = 32
+"""Outputs of a matrix that is not packed, in one task."""
 _ENDS = 16
 """Pairs of inputs at each end of one, by which it is told."""
 
@@ -31,20 +34,43 @@ def library(build: str) -> Path:
 
 @functools.cache
 def build() -> str | None:
-    """Which is for this CPU."""
+    """Which is for this CPU.
+
+    AVX2's only where oneDNN has no products in BF16: on a CPU with AVX512 alone it computes twice as much at
+    once.
+    """
     import torch
 
     if not cpu_has(AVX512):
-        return None
+        return AVX2 if cpu_has(AVX2) and not onednn_multiplies() else None
     permitted = getattr(torch.cpu, "_init_amx", lambda: False)  # Linux wants to be asked
     return AMX if cpu_has(AMX) and permitted() else AVX512
 
 
 def cpu_has(feature: str) -> bool:
-    """AMX or AVX512, as torch tells; not where torch does not know."""
+    """One of the builds' names, as torch tells; not where torch does not know."""
     import torch
 
     return bool(getattr(torch.cpu, f"_is_{feature}_supported", lambda: False)())
+
+
+@functools.cache
+def onednn_multiplies() -> bool:
+    """Whether oneDNN is there, and multiplies matrices in BF16 on this CPU."""
+    import torch
+
+    mkldnn = torch.ops.mkldnn
+    return (
+        torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+        and hasattr(mkldnn, "_linear_pointwise")
+        and hasattr(mkldnn, "_is_mkldnn_bf16_supported")
+        and bool(mkldnn._is_mkldnn_bf16_supported())
+    )
+
+
+def packs() -> bool:
+    """Whether the kernels read matrices as oneDNN packs them, and not as they are."""
+    return build() != AVX2 or not usable()
 
 
 @functools.cache
@@ -79,8 +105,8 @@ def attend(query: Any, key: Any, value: Any, scale: float) -> Any:
 
 
 class Matrix(ctypes.Structure):
-    """Where a packed matrix [outs, ins] lies, in blocks of so many outputs, with room for so many inputs, and
-    what is added to its products. The tensors must live on."""
+    """Where a matrix [outs, ins] lies, packed in blocks of so many outputs, with room for so many inputs, or
+    as it is, and what is added to its products. The tensors must live on."""
 
     _fields_ = (
         ("packed", ctypes.c_void_p),
@@ -97,7 +123,7 @@ Matrices = ctypes.Array[Matrix]
 
 def find(packed: Any, weight: Any, bias: Any = None) -> Matrices | None:
     """How to multiply with `packed`, made of `weight` [outs, ins] by oneDNN, and add `bias` [outs]; None
-    where that is left to it.
+    where that is left to torch. Where the kernels read matrices as they are, `packed` is not looked at.
 
     How oneDNN packs is its own affair, so it is looked at.
     """
@@ -107,10 +133,13 @@ def find(packed: Any, weight: Any, bias: Any = None) -> Matrices | None:
     ours = weight.dtype == torch.bfloat16 and (bias is None or bias.dtype == torch.bfloat16)
     if not ours or not usable() or ins % INPUTS[build() or AVX512]:
         return None
+    added = None if bias is None else bias.data_ptr()
+    if not packs():
+        plain = Matrix(weight.data_ptr(), added, outs, ins, ins, _BLOCK)
+        return together([plain]) if multiplies(weight) else None
     address, size = int(torch.ops.mkldnn.data_ptr(packed)), int(torch.ops.mkldnn._nbytes(packed))
     bytes_ = (ctypes.c_char * size).from_address(address)
     numbers = torch.frombuffer(bytes_, dtype=torch.bfloat16)
-    added = None if bias is None else bias.data_ptr()
     found = (Matrix(address, added, outs, ins, *how) for how in _ways(numbers, weight))
     return next(map(together, zip(found)), None)
 

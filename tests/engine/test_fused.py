@@ -147,7 +147,11 @@ def test_only_what_computes_the_same_is_replaced(module: Any, takes: bool) -> No
 @torch.inference_mode()
 @pytest.mark.parametrize("groups", [1, 2])
 def test_a_whole_model(kernels: str, groups: int) -> None:
-    """Experts in several groups are chosen in another way."""
+    """Experts in several groups are chosen in another way.
+
+    For AVX2 norms add up in another order than torch's, which now and then rounds a number otherwise: both
+    are as near to what FP32 gives.
+    """
     config = AutoConfig.from_pretrained(DEMO, n_group=groups)
     usual, ours = (
         AutoModelForCausalLM.from_pretrained(DEMO, config=config, dtype="bfloat16").eval() for _ in range(2)
@@ -155,8 +159,8 @@ def test_a_whole_model(kernels: str, groups: int) -> None:
     for model in (usual, ours):
         use_own_attention(model)
     same = [ours]
-    if kernels == native.AVX512 and native.cpu_has(native.AMX):
-        same.append(usual)  # torch multiplies by AMX, which adds in another order
+    if not native.packs() or (kernels == native.AVX512 and native.cpu_has(native.AMX)):
+        same.append(usual)  # torch adds in another order, by AMX or where oneDNN has no products in BF16
     for model in same:
         for _ in pack(model):
             pass
@@ -166,13 +170,19 @@ def test_a_whole_model(kernels: str, groups: int) -> None:
     routers = {"Glm4MoeTopkRouter"} if groups == 1 else set()
     always = ("RMSNorm", "Attention", "MLP", "Experts", "DecoderLayer")
     assert kinds == {f"Glm4Moe{name}" for name in always} | routers
-    caches = [DynamicCache(config=config) for _ in range(2)]
+    exact = AutoModelForCausalLM.from_pretrained(DEMO, config=config, dtype="float32").eval()
+    models = (usual, ours, exact)
+    caches = [DynamicCache(config=config) for _ in models]
+    errors = torch.zeros(2)
     for rows in (40, 1, 3):
         ids = torch.arange(100, 100 + rows)[None]
-        a, b = (
-            m(input_ids=ids, past_key_values=c).logits for m, c in zip((usual, ours), caches, strict=True)
+        a, b, c = (
+            m(input_ids=ids, past_key_values=c).logits.float() for m, c in zip(models, caches, strict=True)
         )
-        assert float((a - b).float().norm() / a.float().norm()) < 1e-3  # 0 on the CPUs that were tried
+        if kernels != native.AVX2:
+            assert float((a - b).norm() / a.norm()) < 1e-3  # 0 on the CPUs that were tried
+        errors += torch.stack([(a - c).norm(), (b - c).norm()]) / c.norm()
+    assert errors[1] < 1.1 * errors[0]
 
 
 def test_the_engine_uses_them() -> None:

@@ -1,4 +1,7 @@
-"""Weights in oneDNN's own order give the numbers that they gave before, and stay the parameters they were."""
+"""Packed weights give the numbers that they gave before, and stay the parameters they were.
+
+Where oneDNN has no products in BF16 our kernels read them as they are.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, DynamicCache
 
-from glmchat.engine import packing
+from glmchat.engine import native, packing
 from glmchat.engine.local import open_local
 from glmchat.engine.memory import LoadOptions
-from glmchat.engine.packing import can_pack, pack, use_packed_experts
+from glmchat.engine.packing import can_pack, is_packed, pack, use_packed_experts
 from glmchat.glm.checkpoints import resolve
 
 DEMO = resolve("demo").folder
@@ -25,7 +28,7 @@ def plain(folder: Path = DEMO, dtype: str = "bfloat16") -> Any:
 @pytest.fixture(autouse=True)
 def only_where_it_is_done() -> None:
     if not can_pack(plain()):
-        pytest.skip("oneDNN does not multiply BF16 on this CPU")
+        pytest.skip("neither oneDNN nor a kernel of ours multiplies BF16 on this CPU")
 
 
 @pytest.fixture
@@ -38,15 +41,21 @@ def packed() -> Any:
 
 @torch.inference_mode()
 def test_the_same_logits(packed: Any) -> None:
-    usual = plain()
-    caches = [DynamicCache(config=usual.config) for _ in range(2)]
+    """Within a last bit here and there; where torch adds in another order, as near to what FP32 gives."""
+    models = (plain(), packed, plain(dtype="float32"))
+    caches = [DynamicCache(config=packed.config) for _ in models]
     generator = torch.Generator().manual_seed(0)
+    theirs, ours = [], []
     for rows in (40, 1, 1, 2, 7, 1, 300):
-        ids = torch.randint(usual.config.vocab_size, (1, rows), generator=generator)
-        a, b = (
-            m(input_ids=ids, past_key_values=c).logits for m, c in zip((usual, packed), caches, strict=True)
+        ids = torch.randint(packed.config.vocab_size, (1, rows), generator=generator)
+        usual, now, exact = (
+            m(input_ids=ids, past_key_values=c).logits.float() for m, c in zip(models, caches, strict=True)
         )
-        assert float((a - b).float().norm() / a.float().norm()) < 1e-3  # 0 on the CPUs that were tried
+        if native.packs():
+            assert float((usual - now).norm() / usual.norm()) < 1e-3  # 0 on the CPUs that were tried
+        theirs.append(float((usual - exact).norm() / exact.norm()))
+        ours.append(float((now - exact).norm() / exact.norm()))
+    assert sum(ours) < 1.1 * sum(theirs)
 
 
 @torch.inference_mode()
@@ -57,7 +66,7 @@ def test_rows_computed_in_vain_change_nothing(shape: tuple[int, int], biased: bo
     layer = torch.nn.Linear(*reversed(shape), bias=biased, dtype=torch.bfloat16)
     usual = layer.weight.detach().clone()
     list(pack(torch.nn.Sequential(layer)))
-    assert layer.weight.is_mkldnn
+    assert is_packed(layer)
     for rows in (1, 2, 3, 4, 15, 17, 20, 33, 70, 200):
         x = torch.randn(1, rows, shape[1], generator=generator).bfloat16()
         out = layer(x)
@@ -86,8 +95,9 @@ def test_an_embedding_that_is_lm_head_too_is_left(tmp_path: Path) -> None:
     model.config.tie_word_embeddings = True
     model.lm_head.weight = model.model.embed_tokens.weight
     list(pack(model))
+    assert model.lm_head.weight is model.model.embed_tokens.weight
     assert not model.lm_head.weight.is_mkldnn
-    assert model.model.layers[0].self_attn.q_proj.weight.is_mkldnn
+    assert is_packed(model.model.layers[0].self_attn.q_proj)
 
 
 def test_what_is_not_packed() -> None:
@@ -105,10 +115,11 @@ def test_what_is_not_packed() -> None:
 def test_the_engine_packs_what_it_loads() -> None:
     with open_local("demo", LoadOptions(device_map="cpu")) as engine:
         weights = engine.lend(lambda decoder, *_: decoder.loaded.weights())
-        assert sum(t.is_mkldnn for t in weights) > 40
+        assert sum(hasattr(t, "native") for t in weights) > 40
         mtp = engine.lend(lambda decoder, *_: decoder.loaded.mtp)
         assert mtp is not None
-        assert mtp.layer["eh_proj"].weight.is_mkldnn
+        assert is_packed(mtp.layer["eh_proj"])
         assert engine.info.parameters == sum(t.numel() for t in plain().parameters())
     with open_local("demo", LoadOptions(device_map="cpu", dtype="float32")) as engine:
-        assert not any(t.is_mkldnn for t in engine.lend(lambda decoder, *_: decoder.loaded.weights()))
+        weights = engine.lend(lambda decoder, *_: decoder.loaded.weights())
+        assert not any(t.is_mkldnn or hasattr(t, "native") for t in weights)

@@ -14,7 +14,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "pairs.h"
 #include "tile.h"
 
 enum { WIDTH = 128, ROWS = 32, KEYS = 256, SPLIT = 1024, MAX_SIZE = 256 }; /* WIDTH: rows of a task; ROWS: at once */
@@ -36,7 +35,7 @@ typedef struct { /* what some keys give to a block of rows */
 
 typedef struct { /* of a row, so far */
     float peak;
-    __m512 total; /* in sixteen parts */
+    Floats total; /* in sixteen parts */
 } State;
 
 /* That has its numbers at `room`, of which it takes `rows` * (size + 2). */
@@ -44,7 +43,7 @@ INLINE Part part_at(float *room, ptrdiff_t rows, ptrdiff_t size) {
     return (Part){room, room + rows * size, room + rows * (size + 1)};
 }
 
-INLINE float power_of(float x) { return _mm512_cvtss_f32(power(_mm512_set1_ps(x))); }
+INLINE float power_of(float x) { return first_of(power(all(x))); }
 
 /* A row of so many numbers, which will soon be read. */
 INLINE void fetch(const uint16_t *at, ptrdiff_t size) {
@@ -66,6 +65,7 @@ INLINE void put_keys(uint32_t *to, const Call *call, const uint16_t *key, ptrdif
 /* Values [count, size] become [pairs of values, size], zeros where there is none. What comes next is fetched. */
 INLINE void put_values(uint32_t *to, const Call *call, const uint16_t *key, const uint16_t *value, ptrdiff_t count,
                        ptrdiff_t filled) {
+    static const uint16_t none[SOME];
     const ptrdiff_t size = call->size;
     for (ptrdiff_t k = 0; k < filled; k += 2) {
         for (ptrdiff_t i = k; i < k + 2; i++) {
@@ -73,12 +73,8 @@ INLINE void put_values(uint32_t *to, const Call *call, const uint16_t *key, cons
             fetch(value + (i + AHEAD) * call->value_row, size);
         }
         for (ptrdiff_t i = 0; i < size; i += SOME) {
-            const uint16_t *pair = value + k * call->value_row + i;
-            const __m512i none = _mm512_setzero_si512();
-            const __m512i one = k < count ? _mm512_loadu_si512(pair) : none;
-            const __m512i other = k + 1 < count ? _mm512_loadu_si512(pair + call->value_row) : none;
-            _mm512_storeu_si512(to + k / 2 * size + i, beside(one, other, 0));
-            _mm512_storeu_si512(to + k / 2 * size + i + LANES, beside(one, other, LANES));
+            const uint16_t *one = value + k * call->value_row + i, *other = one + call->value_row;
+            join(to + k / 2 * size + i, k < count ? one : none, k + 1 < count ? other : none);
         }
     }
 }
@@ -88,27 +84,27 @@ INLINE void put_values(uint32_t *to, const Call *call, const uint16_t *key, cons
 INLINE State weigh(uint16_t *weights, float *scores, ptrdiff_t count, ptrdiff_t seen, float scale, State state,
                    float *sums, ptrdiff_t size) {
     for (ptrdiff_t k = seen < 0 ? 0 : seen / LANES * LANES; k < count; k += LANES)
-        _mm512_mask_storeu_ps(scores + k, (__mmask16)~within(k, seen), _mm512_set1_ps(UNSEEN));
-    __m512 peaks[2] = {_mm512_loadu_ps(scores), _mm512_loadu_ps(scores + LANES)};
+        store_some_floats(scores + k, (Mask)~within(k, seen), all(UNSEEN));
+    Floats peaks[2] = {load_floats(scores), load_floats(scores + LANES)};
     for (ptrdiff_t k = SOME; k < count; k += SOME)
-        for (int i = 0; i < 2; i++) peaks[i] = _mm512_max_ps(peaks[i], _mm512_loadu_ps(scores + k + i * LANES));
-    const float peak = _mm512_reduce_max_ps(_mm512_max_ps(peaks[0], peaks[1]));
+        for (int i = 0; i < 2; i++) peaks[i] = larger(peaks[i], load_floats(scores + k + i * LANES));
+    const float peak = largest_of(larger(peaks[0], peaks[1]));
     if (peak > state.peak) {
-        const __m512 factor = power(_mm512_set1_ps((state.peak - peak) * scale));
+        const Floats factor = power(all((state.peak - peak) * scale));
         for (ptrdiff_t i = 0; i < size; i += LANES)
-            _mm512_storeu_ps(sums + i, _mm512_mul_ps(factor, _mm512_loadu_ps(sums + i)));
-        state = (State){peak, _mm512_mul_ps(state.total, factor)};
+            store_floats(sums + i, times(factor, load_floats(sums + i)));
+        state = (State){peak, times(state.total, factor)};
     }
-    const __m512 unit = _mm512_set1_ps(scale), high = _mm512_set1_ps(state.peak * scale);
-    __m512 total = _mm512_setzero_ps();
+    const Floats unit = all(scale), high = all(state.peak * scale);
+    Floats total = zeros();
     for (ptrdiff_t k = 0; k < count; k += SOME) {
-        const __m512 one = power(_mm512_fmsub_ps(_mm512_loadu_ps(scores + k), unit, high));
-        const __m512 other = power(_mm512_fmsub_ps(_mm512_loadu_ps(scores + k + LANES), unit, high));
-        state.total = _mm512_add_ps(state.total, one);
-        total = _mm512_add_ps(total, other);
-        _mm512_storeu_si512(weights + k, (__m512i)_mm512_cvtne2ps_pbh(other, one));
+        const Floats one = power(times_minus(load_floats(scores + k), unit, high));
+        const Floats other = power(times_minus(load_floats(scores + k + LANES), unit, high));
+        state.total = plus(state.total, one);
+        total = plus(total, other);
+        store_two(weights + k, one, other);
     }
-    state.total = _mm512_add_ps(state.total, total);
+    state.total = plus(state.total, total);
     return state;
 }
 
@@ -134,7 +130,7 @@ static void attend(const Call *call, Part part, ptrdiff_t group, ptrdiff_t first
         memcpy(query + r * pairs, call->query + (group * each + head) * call->query_head + row * call->query_row,
                sizeof *query * pairs);
         if (reach < known + row + 1) reach = known + row + 1;
-        states[r] = (State){UNSEEN, _mm512_setzero_ps()};
+        states[r] = (State){UNSEEN, zeros()};
     }
     memset(part.sums, 0, sizeof(float) * size * used);
     for (ptrdiff_t r = 0; r < used && few; r += LANES)
@@ -172,7 +168,7 @@ static void attend(const Call *call, Part part, ptrdiff_t group, ptrdiff_t first
     release(&tiles);
     for (ptrdiff_t r = 0; r < used; r++) {
         part.peaks[r] = states[r].peak;
-        part.totals[r] = _mm512_reduce_add_ps(states[r].total);
+        part.totals[r] = total_of(states[r].total);
     }
 }
 
@@ -186,8 +182,8 @@ static void add(Part part, Part other, ptrdiff_t rows, ptrdiff_t size, float sca
         part.totals[r] = part.totals[r] * factor + other.totals[r] * share;
         for (ptrdiff_t i = 0; i < size; i += LANES) {
             float *sum = part.sums + r * size + i;
-            const __m512 more = _mm512_mul_ps(_mm512_set1_ps(share), _mm512_loadu_ps(other.sums + r * size + i));
-            _mm512_storeu_ps(sum, _mm512_fmadd_ps(_mm512_set1_ps(factor), _mm512_loadu_ps(sum), more));
+            const Floats more = times(all(share), load_floats(other.sums + r * size + i));
+            store_floats(sum, times_plus(all(factor), load_floats(sum), more));
         }
     }
 }
@@ -197,10 +193,10 @@ static void finish(const Call *call, Part part, ptrdiff_t group, ptrdiff_t first
     for (ptrdiff_t r = 0; r < rows; r++) {
         const ptrdiff_t row = first + r, head = group * each + row / call->rows;
         uint16_t *to = call->out + (row % call->rows * call->heads + head) * call->size;
-        const __m512 share = _mm512_set1_ps(1.0f / part.totals[r]);
+        const Floats share = all(1.0f / part.totals[r]);
         for (ptrdiff_t i = 0; i < call->size; i += LANES) {
-            const __m512 sum = _mm512_loadu_ps(part.sums + r * call->size + i);
-            _mm256_storeu_si256((void *)(to + i), (__m256i)_mm512_cvtneps_pbh(_mm512_mul_ps(sum, share)));
+            const Floats sum = load_floats(part.sums + r * call->size + i);
+            store(to + i, 0xffff, times(sum, share));
         }
     }
 }

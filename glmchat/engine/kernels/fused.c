@@ -11,18 +11,18 @@ void glmchat_norm(const uint16_t *x, const uint16_t *weight, ptrdiff_t rows, ptr
     IN_PARALLEL
     for (ptrdiff_t row = 0; row < rows; row++) {
         const uint16_t *from = x + row * size;
-        __m512 sums[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()};
+        Floats sums[2] = {zeros(), zeros()};
         for (ptrdiff_t i = 0; i < size; i += 2 * LANES)
             for (int j = 0; j < 2; j++) {
-                const __m512 one = load(from + i + j * LANES, within(i + j * LANES, size));
-                sums[j] = _mm512_fmadd_ps(one, one, sums[j]);
+                const Floats one = load(from + i + j * LANES, within(i + j * LANES, size));
+                sums[j] = times_plus(one, one, sums[j]);
             }
-        const float mean = _mm512_reduce_add_ps(_mm512_add_ps(sums[0], sums[1])) / (float)size;
-        const __m512 scale = _mm512_set1_ps(1.0f / __builtin_sqrtf(mean + (float)eps));
+        const float mean = total_of(plus(sums[0], sums[1])) / (float)size;
+        const Floats scale = all(1.0f / __builtin_sqrtf(mean + (float)eps));
         for (ptrdiff_t i = 0; i < size; i += LANES) {
-            const __mmask16 used = within(i, size);
-            const __m512 even = rounded(_mm512_mul_ps(load(from + i, used), scale));
-            store(out + row * size + i, used, _mm512_mul_ps(load(weight + i, used), even));
+            const Mask used = within(i, size);
+            const Floats even = rounded(times(load(from + i, used), scale));
+            store(out + row * size + i, used, times(load(weight + i, used), even));
         }
     }
 }
@@ -31,12 +31,12 @@ void glmchat_norm(const uint16_t *x, const uint16_t *weight, ptrdiff_t rows, ptr
 INLINE void turn_head(uint16_t *x, const uint16_t *cos, const uint16_t *sin, ptrdiff_t turned) {
     const ptrdiff_t half = turned / 2;
     for (ptrdiff_t i = 0; i < half; i += LANES) {
-        const __mmask16 used = within(i, half);
-        const __m512 a = load(x + i, used), b = load(x + half + i, used);
-        store(x + i, used, _mm512_sub_ps(rounded(_mm512_mul_ps(a, load(cos + i, used))),
-                                         rounded(_mm512_mul_ps(b, load(sin + i, used)))));
-        store(x + half + i, used, _mm512_add_ps(rounded(_mm512_mul_ps(b, load(cos + half + i, used))),
-                                                rounded(_mm512_mul_ps(a, load(sin + half + i, used)))));
+        const Mask used = within(i, half);
+        const Floats a = load(x + i, used), b = load(x + half + i, used);
+        store(x + i, used, minus(rounded(times(a, load(cos + i, used))),
+                                         rounded(times(b, load(sin + i, used)))));
+        store(x + half + i, used, plus(rounded(times(b, load(cos + half + i, used))),
+                                                rounded(times(a, load(sin + half + i, used)))));
     }
 }
 
@@ -70,8 +70,8 @@ void glmchat_choose(float *logits, const float *bias, ptrdiff_t rows, ptrdiff_t 
     for (ptrdiff_t row = 0; row < rows; row++) {
         float *score = logits + row * size, total = 1e-20f;
         for (ptrdiff_t i = 0; i < size; i += LANES) {
-            const __mmask16 used = within(i, size);
-            _mm512_mask_storeu_ps(score + i, used, sigmoid(_mm512_maskz_loadu_ps(used, score + i)));
+            const Mask used = within(i, size);
+            store_some_floats(score + i, used, sigmoid(load_some_floats(score + i, used)));
         }
         int64_t *number = numbers + row * each;
         for (ptrdiff_t n = 0; n < each; n++) {

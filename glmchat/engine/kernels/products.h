@@ -1,13 +1,13 @@
-/* Products of rows with packed matrices, several in one go. Compiled with AMX it does them, else AVX512-BF16. */
+/* Products of rows with matrices, several in one go. */
 
 #pragma once
 
-#include "tile.h"
+#include "dots.h"
 
 enum { MOST_OUTS = 64 };
 
 typedef struct {
-    const uint32_t *packed; /* [outs / block][room / 2][block][2], zeros where there is no element */
+    const uint32_t *packed; /* [outs / block][room / 2][block][2], zeros where there is no element; or [outs, ins] */
     const uint16_t *bias;   /* [outs], or none */
     ptrdiff_t outs, ins, room, block;
 } Matrix;
@@ -16,16 +16,23 @@ typedef struct {
 INLINE void block_of(Tiles *tiles, const Matrix *matrix, const uint16_t *x, ptrdiff_t begin, uint16_t *out,
                      ptrdiff_t rows) {
     const ptrdiff_t width = matrix->block, pairs = matrix->ins / 2;
-    const uint32_t *packed = matrix->packed + begin * (matrix->room / 2);
     float sums[MOST_ROWS * MOST_OUTS];
+#ifdef __AVX512BF16__
+    const uint32_t *packed = matrix->packed + begin * (matrix->room / 2);
     multiply(tiles, sums, width, (Pairs){(const uint32_t *)x, pairs, 1}, (Pairs){packed, width, 1}, rows,
              width / LANES, pairs, false);
+#else
+    (void)tiles;
+    (void)pairs;
+    dots(sums, width, x, (const uint16_t *)matrix->packed + begin * matrix->ins, matrix->ins, rows,
+         least(matrix->outs - begin, width));
+#endif
     for (ptrdiff_t v = 0; v < width; v += LANES) {
         const ptrdiff_t at = begin + v;
-        const __mmask16 used = within(at, matrix->outs);
-        const __m512 bias = matrix->bias ? load(matrix->bias + at, used) : _mm512_setzero_ps();
+        const Mask used = within(at, matrix->outs);
+        const Floats bias = matrix->bias ? load(matrix->bias + at, used) : zeros();
         for (ptrdiff_t r = 0; r < rows; r++)
-            store(out + r * matrix->outs + at, used, _mm512_add_ps(_mm512_loadu_ps(sums + r * width + v), bias));
+            store(out + r * matrix->outs + at, used, plus(load_floats(sums + r * width + v), bias));
     }
 }
 

@@ -1,5 +1,4 @@
-/* What all kernels are made of: products of matrices in BF16, with sums in FP32. Compiled with AMX its tiles do
-   them, else AVX512-BF16.
+/* What all kernels are made of: products of matrices in BF16, with sums in FP32, by what the CPU has for them.
 
    Two neighbours along what is summed over are a pair, in 32 bits. */
 
@@ -145,7 +144,7 @@ static void multiply(Tiles *tiles, float *sums, ptrdiff_t sums_row, Pairs left, 
     }
 }
 
-#else
+#elif defined __AVX512BF16__
 
 enum { MOST_ROWS = 6, SOME_PAIRS = 1, EVEN = 1 };
 
@@ -202,6 +201,66 @@ static void multiply(Tiles *tiles, float *sums, ptrdiff_t sums_row, Pairs left, 
         vectors -= done;
         sums += done * LANES;
         right.at += done * LANES;
+    }
+}
+
+#else
+
+enum { MOST_ROWS = 48, SOME_PAIRS = 1, EVEN = 1, MOST_PAIRS = 128, STRIP = 5 };
+
+/* The first or the second of each pair, as FP32. */
+INLINE __m256 part_of(__m256i pairs, const int second) {
+    return (__m256)(second ? _mm256_and_si256(pairs, _mm256_set1_epi32((int)0xffff0000)) : _mm256_slli_epi32(pairs, 16));
+}
+
+/* Sixteen columns. `rows` is a constant here, and few enough for the sums to stay in registers. */
+INLINE void strip(float *sums, ptrdiff_t sums_row, float left[STRIP][2][MOST_PAIRS], Pairs right, const int rows,
+                  ptrdiff_t pairs, bool add) {
+    __m256 sum[STRIP][2];
+    UNROLL for (int i = 0; i < rows; i++) UNROLL for (int v = 0; v < 2; v++) sum[i][v] = _mm256_setzero_ps();
+    for (ptrdiff_t p = 0; p < pairs; p++)
+        UNROLL for (int second = 0; second < 2; second++) {
+            __m256 beside[2];
+            UNROLL for (int v = 0; v < 2; v++)
+                beside[v] = part_of(_mm256_loadu_si256((const void *)(right.at + p * right.row + v * 8)), second);
+            UNROLL for (int i = 0; i < rows; i++) {
+                const __m256 one = _mm256_broadcast_ss(&left[i][second][p]);
+                UNROLL for (int v = 0; v < 2; v++) sum[i][v] = _mm256_fmadd_ps(one, beside[v], sum[i][v]);
+            }
+        }
+    UNROLL for (int i = 0; i < rows; i++)
+        UNROLL for (int v = 0; v < 2; v++) {
+            float *to = sums + i * sums_row + v * 8;
+            _mm256_storeu_ps(to, add ? _mm256_add_ps(_mm256_loadu_ps(to), sum[i][v]) : sum[i][v]);
+        }
+}
+
+INLINE void release(Tiles *now) { (void)now; }
+
+/* sums [rows, vectors * 16] = left [rows, pairs] x right [pairs, vectors * 16], or + that, with `add`. Columns of
+   the left and of the right are neighbours. Pairs are a multiple of 8, and at most MOST_PAIRS. Not inlined: else
+   gcc leaves some of the sums in memory. */
+static __attribute__((noinline)) void multiply(Tiles *tiles, float *sums, ptrdiff_t sums_row, Pairs left, Pairs right, ptrdiff_t rows,
+                     ptrdiff_t vectors, ptrdiff_t pairs, bool add) {
+    float few[STRIP][2][MOST_PAIRS]; /* of the left, in FP32 */
+    (void)tiles;
+    for (; rows > 0; rows -= STRIP, left.at += STRIP * left.row, sums += STRIP * sums_row) {
+        for (ptrdiff_t i = 0; i < least(rows, STRIP); i++)
+            for (ptrdiff_t p = 0; p < pairs; p += 8) {
+                const __m256i some = _mm256_loadu_si256((const void *)(left.at + i * left.row + p));
+                for (int second = 0; second < 2; second++) _mm256_storeu_ps(few[i][second] + p, part_of(some, second));
+            }
+        for (ptrdiff_t v = 0; v < vectors; v++) {
+            const Pairs beside = {right.at + v * LANES, right.row, 1};
+            float *to = sums + v * LANES;
+            switch (least(rows, STRIP)) {
+            case 1: strip(to, sums_row, few, beside, 1, pairs, add); break;
+            case 2: strip(to, sums_row, few, beside, 2, pairs, add); break;
+            case 3: strip(to, sums_row, few, beside, 3, pairs, add); break;
+            case 4: strip(to, sums_row, few, beside, 4, pairs, add); break;
+            default: strip(to, sums_row, few, beside, STRIP, pairs, add);
+            }
+        }
     }
 }
 

@@ -1,0 +1,106 @@
+/* Products of rows with a plain matrix [outs, ins]: of each row with the weights of each output, which lie one after
+   the other. However many rows and outputs there are, a sum is added up in the same order. */
+
+#pragma once
+
+#include "tile.h"
+
+enum { DOT_ROWS = 4, MOST_DOTS = 4, SPAN = 2048 }; /* rows and outputs at once; inputs, of which sums are in registers */
+
+#ifdef __AVX512BF16__
+
+enum { DOT_OUTS = 4, INPUTS = 32, PARTS = 1 }; /* whose sums are in registers; inputs at a time */
+typedef __m512 Sum;
+typedef __m512bh Part;
+typedef __m512i Inputs;
+
+INLINE Sum no_sum(void) { return _mm512_setzero_ps(); }
+INLINE float sum_up(Sum sum) { return _mm512_reduce_add_ps(sum); }
+INLINE Part take(Inputs x, const int part) { return (void)part, (Part)x; }
+INLINE Sum add_product(Part a, Part b, Sum sum) { return _mm512_dpbf16_ps(sum, a, b); }
+
+/* Of so many that are left. */
+INLINE Inputs load_inputs(const uint16_t *from, ptrdiff_t left) {
+    return _mm512_maskz_loadu_epi16(left >= INPUTS ? ~0u : (1u << left) - 1, from);
+}
+
+#else
+
+enum { DOT_OUTS = 2, INPUTS = 16, PARTS = 2 };
+typedef __m256 Sum, Part;
+typedef __m256i Inputs;
+
+INLINE Sum no_sum(void) { return _mm256_setzero_ps(); }
+INLINE float sum_up(Sum sum) { return total_of_half(sum); }
+INLINE Part take(Inputs x, const int part) { return part_of(x, part); }
+INLINE Sum add_product(Part a, Part b, Sum sum) { return _mm256_fmadd_ps(a, b, sum); }
+INLINE Inputs load_inputs(const uint16_t *from, ptrdiff_t left) { return load_bits(from, within(0, left)); }
+
+#endif
+
+/* Of so many inputs that are left. */
+INLINE void step(Sum sum[MOST_DOTS][MOST_DOTS], const uint16_t *x, const uint16_t *weights, ptrdiff_t ins, const int rows,
+                 const int outs, ptrdiff_t left) {
+    Inputs weight[MOST_DOTS];
+    UNROLL for (int o = 0; o < outs; o++) weight[o] = load_inputs(weights + o * ins, left);
+    UNROLL for (int part = 0; part < PARTS; part++) {
+        Part some[MOST_DOTS];
+        UNROLL for (int o = 0; o < outs; o++) some[o] = take(weight[o], part);
+        UNROLL for (int r = 0; r < rows; r++) {
+            const Part one = take(load_inputs(x + r * ins, left), part);
+            UNROLL for (int o = 0; o < outs; o++) sum[r][o] = add_product(one, some[o], sum[r][o]);
+        }
+    }
+}
+
+/* sums [rows, outs] of the inputs from `begin` to `end`, a multiple of SPAN but for the last ones, or + those where
+   some came before. All but `rows` and `outs` may vary here. What comes next of the matrix is fetched. */
+INLINE void dot(float *sums, ptrdiff_t sums_row, const uint16_t *x, const uint16_t *weights, ptrdiff_t ins,
+                ptrdiff_t begin, ptrdiff_t end, const int rows, const int outs) {
+    for (ptrdiff_t i = begin; i < end; begin = i) {
+        const ptrdiff_t stop = least(begin + SPAN, end);
+        Sum sum[MOST_DOTS][MOST_DOTS];
+        UNROLL for (int r = 0; r < rows; r++) UNROLL for (int o = 0; o < outs; o++) sum[r][o] = no_sum();
+        for (; i + INPUTS <= stop; i += INPUTS) {
+            UNROLL for (int o = 0; o < outs; o++) _mm_prefetch(weights + (outs + o) * ins + i, _MM_HINT_T0);
+            step(sum, x + i, weights + i, ins, rows, outs, INPUTS);
+        }
+        if (i < stop) step(sum, x + i, weights + i, ins, rows, outs, stop - i);
+        i = stop;
+        UNROLL for (int r = 0; r < rows; r++) UNROLL for (int o = 0; o < outs; o++) {
+            float *to = sums + r * sums_row + o;
+            *to = (begin ? *to : 0) + sum_up(sum[r][o]);
+        }
+    }
+}
+
+/* The same for any number of outputs, by so many at a time. */
+INLINE void dot_outs(float *sums, ptrdiff_t sums_row, const uint16_t *x, const uint16_t *weights, ptrdiff_t ins,
+                     ptrdiff_t begin, ptrdiff_t end, const int rows, ptrdiff_t outs, const int some) {
+    for (; outs >= some; outs -= some, weights += some * ins, sums += some)
+        dot(sums, sums_row, x, weights, ins, begin, end, rows, some);
+    for (; outs > 0; outs--, weights += ins, sums++) dot(sums, sums_row, x, weights, ins, begin, end, rows, 1);
+}
+
+/* sums [rows, outs] of x [rows, ins] by weights [outs, ins]. Of few rows the weights are read in their order; more
+   meet some of these while both are in a near cache. */
+static void dots(float *sums, ptrdiff_t sums_row, const uint16_t *x, const uint16_t *weights, ptrdiff_t ins,
+                 ptrdiff_t rows, ptrdiff_t outs) {
+    if (rows == 1)
+        dot_outs(sums, sums_row, x, weights, ins, 0, ins, 1, outs, MOST_DOTS);
+    else if (rows == 2)
+        dot_outs(sums, sums_row, x, weights, ins, 0, ins, 2, outs, MOST_DOTS);
+    else
+        for (ptrdiff_t begin = 0; begin < ins; begin += SPAN)
+            for (ptrdiff_t row = 0; row < rows; row += DOT_ROWS) {
+                const ptrdiff_t end = least(begin + SPAN, ins);
+                const uint16_t *from = x + row * ins;
+                float *to = sums + row * sums_row;
+                switch (least(rows - row, DOT_ROWS)) {
+                case 1: dot_outs(to, sums_row, from, weights, ins, begin, end, 1, outs, DOT_OUTS); break;
+                case 2: dot_outs(to, sums_row, from, weights, ins, begin, end, 2, outs, DOT_OUTS); break;
+                case 3: dot_outs(to, sums_row, from, weights, ins, begin, end, 3, outs, DOT_OUTS); break;
+                default: dot_outs(to, sums_row, from, weights, ins, begin, end, DOT_ROWS, outs, DOT_OUTS);
+                }
+            }
+}
