@@ -22,8 +22,9 @@ from rich.live import Live
 from rich.markdown import Markdown
 
 from glmchat.events import AnswerDelta
+from glmchat.terminal.early import PROMPT
 from glmchat.terminal.inline import Frames, Inline
-from glmchat.terminal.screen import PROMPT, Looks, Screen
+from glmchat.terminal.screen import Looks, Screen
 
 from .report import Comparison, measure_pairs, show
 

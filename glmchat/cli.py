@@ -12,10 +12,13 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from . import settings as st
 from .errors import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_TERMINATED, GlmChatError, UsageError
+
+if TYPE_CHECKING:
+    from .engine.base import Engine
 
 EXIT_PIPE = 141  # 128 + SIGPIPE, what a shell reports of any program whose reader went away
 
@@ -264,29 +267,16 @@ def _make_writable() -> None:
 
 
 def _dispatch(settings: st.Settings, args: argparse.Namespace) -> int:
-    from .terminal import stdin
-
     _make_writable()
     plain = not (args.json or args.stream_json or args.print_prompt)
     talks = sys.stdin is not None and sys.stdin.isatty() and sys.stdout.isatty()
-    prompt = None if args.prompt is None and talks and plain else stdin.compose(args.prompt)
+    if args.prompt is None and talks and plain:
+        return _talk(settings)
 
-    from .terminal import start
+    from .terminal import start, stdin, trusting
     from .terminal.progress import LoadState, wait_with_bar
 
-    load = LoadState()
-    if prompt is None:
-        from .terminal import repl, trusting
-        from .terminal.screen import Looks
-
-        trusting.ask(settings)
-        looks = Looks(unfolded=settings.show_thinking, markdown=settings.markdown == "on")
-        with start.open_chat(settings, load, apart=True) as chat:
-            return repl.run(
-                chat, load, lambda model: start.open_engine(settings, model, load, apart=True), looks
-            )
-    from .terminal import trusting
-
+    prompt, load = stdin.compose(args.prompt), LoadState()
     trusting.warn(settings)
     if args.print_prompt:
         return start.print_prompt(settings, prompt)
@@ -299,6 +289,25 @@ def _dispatch(settings: st.Settings, args: argparse.Namespace) -> int:
         from .terminal import jsonl
 
         return jsonl.run(chat, prompt, stream=args.stream_json)
+
+
+def _talk(settings: st.Settings) -> int:
+    from .terminal import early
+
+    with early.stand(thinks=settings.think) as standing:
+        from .terminal import repl, start, trusting
+        from .terminal.progress import LoadState
+        from .terminal.screen import Looks
+
+        trusting.ask(settings)
+        load = LoadState()
+        looks = Looks(unfolded=settings.show_thinking, markdown=settings.markdown == "on")
+        with start.open_chat(settings, load, apart=True) as chat:
+
+            def open_engine(model: str) -> Engine:
+                return start.open_engine(settings, model, load, apart=True)
+
+            return repl.run(chat, load, open_engine, looks, standing)
 
 
 def _report(error: Exception) -> int:

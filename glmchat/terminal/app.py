@@ -33,13 +33,14 @@ from .approval import CHOICES, read_answer, read_arguments
 from .attach import attach, not_attached
 from .commands import find_command, is_command, run_command
 from .completion import Commands
+from .early import GREETING, PROMPT, PROMPT_AT_ONCE
 from .history import open_history
 from .inline import Inline
 from .keys import bindings
 from .pastes import Pastes
 from .progress import LoadState
 from .sanitize import sanitize
-from .screen import PROMPT, PROMPT_AT_ONCE, SPIN_S, Looks, Screen, make_console
+from .screen import SPIN_S, Looks, Screen, make_console
 from .toolbar import NEARLY_FULL, Part, context_parts, fitted, load_parts
 from .transcript import Note, Said
 from .wording import count, first_line, request_text
@@ -122,24 +123,28 @@ class App:
         self.buffer = self._inline.buffer
         self.buffer.on_text_changed += self._on_typed
 
-    def run(self) -> int:
-        """Talk until the person leaves; returns the exit code. Raises what loading raised."""
-        tty.keep_early_keys(self._inline.app.input)
-        asyncio.run(self._run())
+    def run(self, begin: Callable[[], str] = tty.typed_before) -> int:
+        """Talk until the person leaves; returns the exit code. Raises what loading raised.
+
+        `begin` is called when the line is about to be drawn, and gives what was typed before.
+        """
+        asyncio.run(self._run(begin))
         if self._fault is not None:
             raise self._fault
         return self._code
 
-    async def _run(self) -> None:
+    async def _run(self, begin: Callable[[], str]) -> None:
         self._loop = asyncio.get_running_loop()
         self._loop.add_signal_handler(signal.SIGINT, self.ctrl_c)
         self._loop.add_signal_handler(signal.SIGTERM, self._terminate)
-        self._screen.add(Note("glmchat · /help lists commands and keys"))
+        self._screen.add(Note(GREETING))
         self._load.changed = self._inline.app.invalidate
         turns = threading.Thread(target=self._work, name="glmchat-turns", daemon=True)
         turns.start()
         self._watch()
         self._inline.app.after_render += self._import_rest
+        self._inline.type(begin())
+        self._inline.write_first(self._screen.frame)
         try:
             await self._inline.app.run_async(handle_sigint=False, pre_run=self._draw_soon)
         finally:

@@ -17,7 +17,10 @@ from prompt_toolkit.filters import Condition, has_completions, is_searching
 from prompt_toolkit.formatted_text import StyleAndTextTuples
 from prompt_toolkit.history import History
 from prompt_toolkit.input import Input
+from prompt_toolkit.input.typeahead import store_typeahead
+from prompt_toolkit.input.vt100_parser import Vt100Parser
 from prompt_toolkit.key_binding import KeyBindingsBase
+from prompt_toolkit.key_binding.key_processor import KeyPress
 from prompt_toolkit.layout import (
     BufferControl,
     ConditionalContainer,
@@ -151,6 +154,14 @@ class Inline:
     def columns(self) -> int:
         return self.output.get_size().columns
 
+    def type(self, text: str) -> None:
+        """Before it is drawn: keys, as a terminal sends them, that were pressed already."""
+        presses: list[KeyPress] = []
+        parser = Vt100Parser(presses.append)
+        parser.feed(text)
+        parser.flush()
+        store_typeahead(self.app.input, presses)
+
     def write_above(self, draw: Callable[[int], str]) -> None:
         """In the event loop: erase the region, write, draw the region below, all in one go.
 
@@ -163,6 +174,10 @@ class Inline:
             self.app.renderer.erase(leave_alternate_screen=False)
             self.output.write_raw(draw(max(0, size.rows - region - 1)).replace("\n", "\r\n"))
             self.app._redraw()  # at once: `invalidate` would draw in another frame
+
+    def write_first(self, draw: Callable[[int], str]) -> None:
+        """Before the region is drawn for the first time, and in one go with that."""
+        self.output.write_raw(draw(self.rows - 1).replace("\n", "\r\n"))
 
     def write_last(self, draw: Callable[[int], str]) -> None:
         """When the region is gone for good."""

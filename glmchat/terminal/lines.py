@@ -16,9 +16,10 @@ from ..tools.approve import Answer, No, Request, Yes
 from .approval import CHOICES, read_answer, read_arguments
 from .attach import attach, not_attached
 from .commands import is_command, run_command
+from .early import GREETING, PROMPT
 from .interrupt import stops_on_ctrl_c
 from .sanitize import sanitize
-from .screen import PROMPT, Looks, Screen, make_console
+from .screen import Looks, Screen, make_console
 from .transcript import Entry, Note
 from .wording import request_text
 
@@ -37,7 +38,7 @@ class Lines:
 
     def run(self) -> int:
         """Talk until the person leaves; returns the exit code. Raises what loading raised."""
-        self._print(Note("glmchat · /help lists commands and keys"))
+        self._print(Note(GREETING))
         _ = self.chat.engine.info
         while not self._leaving:
             self.chat.prepare()

@@ -5,8 +5,13 @@ from __future__ import annotations
 import os
 import sys
 import textwrap
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 from .sanitize import sanitize
+
+beside: Callable[[], AbstractContextManager[None]] = nullcontext
+"""Within, nothing of ours stands in the way of what is written or asked; see early."""
 
 
 def say(text: str) -> None:
@@ -21,7 +26,8 @@ def say(text: str) -> None:
             )
             for line in text.split("\n")
         )
-    print(text, file=sys.stderr, flush=True)
+    with beside():
+        print(text, file=sys.stderr, flush=True)
 
 
 def _width() -> int:

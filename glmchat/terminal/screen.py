@@ -19,6 +19,7 @@ from rich.text import Text
 
 from ..events import Event, LoadProgress, ToolServersStarting
 from .blocks import blocks, newest
+from .early import PROMPT
 from .progress import amount_text
 from .transcript import (
     Answer,
@@ -39,8 +40,6 @@ REDRAW_S = 1 / 30
 time: the model needs the CPU as well."""
 MOST_SHARE = 0.01
 SLOWEST_REDRAW_S = 0.3
-PROMPT, PROMPT_AT_ONCE = "› ", "» "
-"""Where the person types: the model thinks first, or answers at once."""
 
 
 class Line(NamedTuple):
@@ -68,11 +67,6 @@ def make_console() -> Console:
     """
     environ = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
     return Console(highlight=False, markup=False, emoji=False, _environ=environ)
-
-
-def is_plain(console: Console) -> bool:
-    """Whether the terminal can only take lines of text."""
-    return console.is_dumb_terminal or not console.is_terminal
 
 
 @dataclass(frozen=True, slots=True)

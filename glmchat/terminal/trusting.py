@@ -10,8 +10,8 @@ import sys
 
 from ..settings import NONE, Settings
 from ..tools.reading import read_text
+from . import say as saying
 from .sanitize import sanitize
-from .say import say
 from .start import project_file, trust, trusted_text
 
 
@@ -22,13 +22,14 @@ def ask(settings: Settings) -> None:
         return
     text = read_text(str(path))
     shown = f"This folder declares tools, in {path}:\n\n{text}"
-    print(f"{sanitize(shown).rstrip()}\n", file=sys.stderr)
     question = "Trust them? (yes, or anything else to leave them out) "
-    try:
-        answer = input(question)
-    except (EOFError, KeyboardInterrupt):
-        answer = ""
-        print()
+    with saying.beside():  # what was typed before is no answer to it
+        print(f"{sanitize(shown).rstrip()}\n", file=sys.stderr)
+        try:
+            answer = input(question)
+        except (EOFError, KeyboardInterrupt):
+            answer = ""
+            print()
     if answer.strip().lower() in ("y", "yes"):
         trust().add(path, text)
 
@@ -36,7 +37,7 @@ def ask(settings: Settings) -> None:
 def warn(settings: Settings) -> None:
     """Say in a pipe, where nobody can be asked, that they are left out."""
     if NONE not in settings.tools and project_file().is_file() and not trusted_text():
-        say(
+        saying.say(
             f"the tools in {project_file()} are left out: start glmchat here in a terminal to look "
             "at them and trust them, or say --tools none."
         )

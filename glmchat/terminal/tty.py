@@ -9,14 +9,15 @@ import termios
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from prompt_toolkit.input import Input
-from prompt_toolkit.input.typeahead import store_typeahead
-from prompt_toolkit.input.vt100_parser import Vt100Parser
-from prompt_toolkit.key_binding.key_processor import KeyPress
-
 _MOST_EARLY_BYTES = 65536
 _IFLAG, _LFLAG = 0, 3
 _PASTE_OFF, _SHOW_CURSOR = "\x1b[?2004l", "\x1b[?25h"
+_LINES_ONLY = ("dumb", "unknown")
+
+
+def is_plain() -> bool:
+    """Whether stdout is a terminal that can only take lines of text, or none."""
+    return os.environ.get("TERM", "").lower() in _LINES_ONLY or not sys.stdout.isatty()
 
 
 @contextmanager
@@ -38,14 +39,10 @@ def borrowed() -> Iterator[None]:
         sys.stdout.flush()
 
 
-def keep_early_keys(keys: Input) -> None:
-    """Hand over what was typed before the keyboard was borrowed: the terminal made newlines of its Enters,
-    and a NUL of each Ctrl-D."""
+def typed_before() -> str:
+    """What was typed before the keyboard was borrowed, right after that: the terminal made newlines of its
+    Enters, and a NUL of each Ctrl-D."""
     if not select.select([sys.stdin], [], [], 0)[0]:
-        return
+        return ""
     early = os.read(sys.stdin.fileno(), _MOST_EARLY_BYTES).decode(errors="replace")
-    presses: list[KeyPress] = []
-    parser = Vt100Parser(presses.append)
-    parser.feed(early.replace("\n", "\r").replace("\0", "\x04"))
-    parser.flush()
-    store_typeahead(keys, presses)
+    return early.replace("\n", "\r").replace("\0", "\x04")
