@@ -1,4 +1,4 @@
-"""The prompt, before what draws the conversation is imported: keys are shown, and kept, from the first moment.
+"""The prompt, before what draws the conversation is imported: keys are shown, and kept, at once.
 
 What is typed as plain text is shown, as far as a row goes. All else, as Enter, arrows and what is pasted, is
 kept too, but shown by the conversation's own line, which takes over at the same place.

@@ -61,6 +61,45 @@ def test_ask_think_fold_unfold_ask_again(start: Start) -> None:
     leave(chat)
 
 
+@pytest.mark.parametrize("moment", ["at once", "prompt"])
+def test_what_is_typed_before_the_line_stands(start: Start, moment: str) -> None:
+    """While most of the program is still imported, or all of it."""
+    chat = start("talk")
+    if moment == "prompt":
+        chat.wait_for("›")
+        assert not at_prompt(chat.text), "that was not early"
+    chat.send("ac\x1b[Db\r")
+    if moment == "prompt":
+        chat.paste("one\ntwo")
+    chat.wait_for("Hello you.")
+    assert "› abc\n\n▸ Thought" in chat.text
+    if moment == "prompt":
+        chat.wait_for("› one\n  two")
+        chat.send("\x03")
+    chat.wait_for(at_prompt)
+    leave(chat)
+
+
+@pytest.mark.parametrize("moment", ["at once", "prompt"])
+def test_leaving_before_the_line_stands(start: Start, moment: str) -> None:
+    chat = start("talk")
+    if moment == "prompt":
+        chat.wait_for("›")
+    chat.send("\x04")
+    assert chat.wait_end() == 0, chat.text
+    assert chat.modes_after == chat.modes
+
+
+def test_ctrl_c_before_the_line_stands(start: Start) -> None:
+    chat = start("talk")
+    chat.wait_for("›")
+    assert not at_prompt(chat.text), "that was not early"
+    chat.send("\x03")
+    assert chat.wait_end() == 130
+    assert chat.modes_after == chat.modes
+    assert "Traceback" not in chat.text
+
+
 def test_commands_answer(start: Start) -> None:
     chat = start("calls")
     chat.send("/help\r")
