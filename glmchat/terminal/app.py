@@ -17,7 +17,6 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import datetime
-from importlib import import_module
 from queue import SimpleQueue
 
 from prompt_toolkit.formatted_text import StyleAndTextTuples
@@ -40,7 +39,7 @@ from .keys import bindings
 from .pastes import Pastes
 from .progress import LoadState
 from .sanitize import sanitize
-from .screen import SPIN_S, Looks, Screen, make_console
+from .screen import SPIN_S, Looks, Screen, load_markdown, make_console
 from .toolbar import NEARLY_FULL, Part, context_parts, fitted, load_parts
 from .transcript import Note, Said
 from .wording import count, first_line, request_text
@@ -381,7 +380,7 @@ class App:
     def _import_rest(self, _: object) -> None:
         """The prompt stands: what draws answers is imported while the person types."""
         self._inline.app.after_render -= self._import_rest
-        threading.Thread(target=import_module, args=(f"{__package__}.markdown",), daemon=True).start()
+        threading.Thread(target=load_markdown, daemon=True).start()
 
     # Drawing.
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import re
+import threading
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # the parser is imported when it is first used, behind the prompt
@@ -16,6 +17,8 @@ if TYPE_CHECKING:  # the parser is imported when it is first used, behind the pr
     from markdown_it.rules_inline import StateInline
     from markdown_it.token import Token
 
+importing = threading.RLock()
+"""Who imports Markdown's parser holds it: it imports itself in circles, in which two threads would meet."""
 _MATH = ((r"\(", r"\)"), (r"\[", r"\]"), ("$$", "$$"))
 """How models begin and end LaTeX. Terminals cannot draw it; it is left as it was written."""
 
@@ -62,7 +65,8 @@ def parser() -> MarkdownIt:
     Nothing of an answer may vanish, so what rich would swallow is left as text: HTML, the targets of images,
     and link definitions (which also would let a later block change an earlier one).
     """
-    from markdown_it import MarkdownIt
+    with importing:
+        from markdown_it import MarkdownIt
 
     made = MarkdownIt("commonmark", {"html": False}).enable(["strikethrough", "table"])
     made.disable(["image", "reference"])
@@ -118,6 +122,8 @@ class BlockSplitter:
         """All that is left, as final blocks."""
         text = self.open
         self._lines, self._begun, self._block = [], "", None
+        if not text:
+            return []  # nor is the parser imported for it
         return _cut(text.split("\n"), [t.map[0] for t in _top_level(text) if t.map])
 
 

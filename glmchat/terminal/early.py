@@ -10,10 +10,11 @@ import codecs
 import contextlib
 import os
 import select
+import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, closing, nullcontext
+from contextlib import nullcontext
 
 from . import say, tty
 
@@ -25,9 +26,18 @@ _MOST_BYTES = 65536
 _DELETE = ("\x7f", "\b")
 
 
-def stand(*, thinks: bool) -> AbstractContextManager[Early | None]:
+@contextlib.contextmanager
+def stand(*, thinks: bool) -> Iterator[Early | None]:
     """The prompt as it begins; none where the terminal takes nothing but lines. Leaving takes it away."""
-    return nullcontext() if tty.is_plain() else closing(Early(PROMPT if thinks else PROMPT_AT_ONCE))
+    if tty.is_plain():
+        yield None
+        return
+    early = Early(PROMPT if thinks else PROMPT_AT_ONCE)
+    try:
+        early.begin()
+        yield early
+    finally:
+        early.close()
 
 
 class Early:
@@ -41,15 +51,23 @@ class Early:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._terminal = contextlib.ExitStack()  # is given back when it closes
         self._rows = 0
-        self._begin()
+        self._waking: int | None = None
+        """What ends the thread that reads, when it is closed."""
+
+    def begin(self) -> None:
+        """Stand there; the keyboard is borrowed."""
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # not half of it
+        try:
+            self._begin()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         say.beside = self._aside
 
     def end(self) -> str:
         """The conversation's line takes over. The keyboard stays borrowed; what was typed so far."""
-        if self._rows:
-            self._stop()
-            self._erase()
-            say.beside = nullcontext
+        self._stop()
+        self._erase()
+        say.beside = nullcontext
         return self._typed
 
     def close(self) -> None:
@@ -67,7 +85,7 @@ class Early:
         try:
             yield
         finally:
-            self._begin()
+            self.begin()
 
     def _begin(self) -> None:
         self._terminal.enter_context(tty.borrowed())
@@ -82,14 +100,17 @@ class Early:
         self._thread.start()
 
     def _stop(self) -> None:
-        os.close(self._waking)
-        self._thread.join()
-        os.close(self._wake)
+        waking, self._waking = self._waking, None
+        if waking is not None:
+            os.close(waking)
+            self._thread.join()
+            os.close(self._wake)
 
     def _erase(self) -> None:
         """With what is written next, or when it is flushed."""
-        sys.stdout.write("\x1b[A" * (self._rows - 1) + "\r\x1b[J")
-        self._rows = 0
+        rows, self._rows = self._rows, 0
+        if rows:
+            sys.stdout.write("\x1b[A" * (rows - 1) + "\r\x1b[J")
 
     def _read(self) -> None:
         keyboard = sys.stdin.fileno()

@@ -18,7 +18,7 @@ from rich.styled import Styled
 from rich.text import Text
 
 from ..events import Event, LoadProgress, ToolServersStarting
-from .blocks import blocks, newest
+from .blocks import blocks, importing, newest
 from .early import PROMPT
 from .progress import amount_text
 from .transcript import (
@@ -88,13 +88,13 @@ def render(entry: Entry, looks: Looks) -> RenderableType:
                 "\n".join([PROMPT + lines[0], *(" " * len(PROMPT) + line for line in lines[1:])]), "bold"
             )
         case Answer(source):
-            return _markdown(source) if looks.markdown else Text(source)
+            return load_markdown()(source) if looks.markdown else Text(source)
         case Thought(text, summary):
             if not looks.unfolded:
                 return Text(f"▸ {summary}", style="dim")
             drawn: list[RenderableType] = [Text(f"▾ {summary}", style="dim")]
             for block in blocks(text) if looks.markdown else ():
-                drawn += [Styled(_markdown(block), "dim"), Text()]
+                drawn += [Styled(load_markdown()(block), "dim"), Text()]
             return Group(*drawn) if looks.markdown else Group(*drawn, Text(text, "dim"))
         case Call():
             return _render_call(entry, looks)
@@ -102,10 +102,11 @@ def render(entry: Entry, looks: Looks) -> RenderableType:
             return Text(text, style=_STYLES[tone])
 
 
-def _markdown(source: str) -> RenderableType:
-    from .markdown import AnswerMarkdown  # much to import, and not needed before there is an answer
-
-    return AnswerMarkdown(source)
+def load_markdown() -> Callable[[str], RenderableType]:
+    """What draws an answer: much to import, and not needed before there is one."""
+    with importing:
+        from .markdown import AnswerMarkdown
+    return AnswerMarkdown
 
 
 def _render_call(call: Call, looks: Looks) -> RenderableType:
