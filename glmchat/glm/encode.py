@@ -27,7 +27,7 @@ from typing import Any
 from tokenizers import AddedToken, Encoding, Tokenizer
 
 from ..errors import ModelError
-from ..messages import Message
+from ..messages import Message, normalize
 from .template import ChatTemplate, template_messages, thinking_open
 
 _MARK = "\ufdd0"
@@ -70,14 +70,14 @@ class PromptEncoder:
     ) -> Prompt:
         """Render and encode, but not the same twice in a row. Raises: ConversationError, TemplateError."""
         controls = self._controls
-        told = template_messages(messages)
+        told = normalize(messages)
         toggles = (enable_thinking, clear_thinking, add_generation_prompt)
         # What can be changed later, or be equal and yet not the same as 1 and True are, is compared as text.
-        asked = told, repr((tools, toggles, [m.get("tool_calls") for m in told]))
+        asked = told, repr((tools, toggles, [m.tool_calls for m in told if m.tool_calls]))
         if (last := self._last) is not None and last[0] == asked:
             return last[1]
         marked = self.template.render(
-            [{**controls.disarm(m), "role": m["role"]} for m in told],
+            [{**controls.disarm(m), "role": m["role"]} for m in template_messages(told)],
             controls.disarm(tools),
             enable_thinking=enable_thinking,
             clear_thinking=clear_thinking,
