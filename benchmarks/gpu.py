@@ -15,6 +15,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from glmchat.engine import native
 from glmchat.engine.attention import use_own_attention
 from glmchat.engine.bandwidth import read_bandwidth
 from glmchat.engine.base import GenerationOptions
@@ -183,10 +184,13 @@ def prefill_flops(model: Any, tokens: int) -> int:
 
 
 def matmul_speed(device: Any, size: int) -> float:
-    """FLOP/s of the product of two square BF16 matrices."""
+    """FLOP/s of the product of two square BF16 matrices; in FP32 on a CPU that has no products in BF16, where
+    torch would take a thousand times as long."""
     import torch
 
-    a, b = (torch.rand(size, size, dtype=torch.bfloat16, device=device) for _ in range(2))
+    widened = device.type == "cpu" and not native.onednn_multiplies()
+    dtype = torch.float32 if widened else torch.bfloat16
+    a, b = (torch.rand(size, size, dtype=dtype, device=device) for _ in range(2))
     return 2 * size**3 / seconds(device, lambda: a @ b)
 
 

@@ -87,7 +87,7 @@ def _bare(model: str, _: argparse.Namespace) -> Callable[..., float]:
 
 
 def _limits(*_: object) -> Callable[[], tuple[float, float]]:
-    """FLOP/s in BF16 and bytes/s of this machine."""
+    """FLOP/s of products and bytes/s of this machine."""
     import torch
 
     return lambda: (matmul_speed(torch.device("cpu"), 2048), read_bandwidth("cpu"))
