@@ -142,8 +142,7 @@ class App:
         turns.start()
         self._watch()
         self._inline.app.after_render += self._import_rest
-        self._inline.type(begin())
-        self._inline.write_first(self._screen.frame)
+        self._inline.begin(begin(), self._screen.frame)
         try:
             await self._inline.app.run_async(handle_sigint=False, pre_run=self._draw_soon)
         finally:

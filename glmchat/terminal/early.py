@@ -22,7 +22,6 @@ GREETING = "glmchat · /help lists commands and keys"
 PROMPT, PROMPT_AT_ONCE = "› ", "» "
 """Where the person types: the model thinks first, or answers at once."""
 _PASTE_ON, _BOLD, _QUIET, _USUAL = "\x1b[?2004h", "\x1b[1m", "\x1b[2m", "\x1b[0m"
-_MOST_BYTES = 65536
 _DELETE = ("\x7f", "\b")
 
 
@@ -117,7 +116,7 @@ class Early:
         while True:
             ready, _, _ = select.select([keyboard, self._wake], [], [])
             if keyboard in ready:
-                if not (some := os.read(keyboard, _MOST_BYTES)):
+                if not (some := os.read(keyboard, tty.MOST_BYTES)):
                     return  # the terminal is gone
                 self._take(self._decoder.decode(some))
             elif ready:

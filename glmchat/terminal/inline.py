@@ -154,14 +154,6 @@ class Inline:
     def columns(self) -> int:
         return self.output.get_size().columns
 
-    def type(self, text: str) -> None:
-        """Before it is drawn: keys, as a terminal sends them, that were pressed already."""
-        presses: list[KeyPress] = []
-        parser = Vt100Parser(presses.append)
-        parser.feed(text)
-        parser.flush()
-        store_typeahead(self.app.input, presses)
-
     def write_above(self, draw: Callable[[int], str]) -> None:
         """In the event loop: erase the region, write, draw the region below, all in one go.
 
@@ -175,8 +167,14 @@ class Inline:
             self.output.write_raw(draw(max(0, size.rows - region - 1)).replace("\n", "\r\n"))
             self.app._redraw()  # at once: `invalidate` would draw in another frame
 
-    def write_first(self, draw: Callable[[int], str]) -> None:
-        """Before the region is drawn for the first time, and in one go with that."""
+    def begin(self, typed: str, draw: Callable[[int], str]) -> None:
+        """Before the region is drawn for the first time: take keys that were pressed already, as a terminal
+        sends them, and write what goes out in one go with it."""
+        presses: list[KeyPress] = []
+        parser = Vt100Parser(presses.append)
+        parser.feed(typed)
+        parser.flush()
+        store_typeahead(self.app.input, presses)
         self.output.write_raw(draw(self.rows - 1).replace("\n", "\r\n"))
 
     def write_last(self, draw: Callable[[int], str]) -> None:

@@ -21,4 +21,4 @@ def run(chat: Chat, load: LoadState, open_engine: OpenEngine, looks: Looks, earl
     try:
         return App(chat, load, open_engine, looks).run(early.end)
     finally:
-        early.close()
+        early.close()  # before the engine ends, for which a person should not wait

@@ -9,7 +9,8 @@ import termios
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_MOST_EARLY_BYTES = 65536
+MOST_BYTES = 65536
+"""That are read from the keyboard at once."""
 _IFLAG, _LFLAG = 0, 3
 _PASTE_OFF, _SHOW_CURSOR = "\x1b[?2004l", "\x1b[?25h"
 _LINES_ONLY = ("dumb", "unknown")
@@ -44,5 +45,5 @@ def typed_before() -> str:
     Enters, and a NUL of each Ctrl-D."""
     if not select.select([sys.stdin], [], [], 0)[0]:
         return ""
-    early = os.read(sys.stdin.fileno(), _MOST_EARLY_BYTES).decode(errors="replace")
+    early = os.read(sys.stdin.fileno(), MOST_BYTES).decode(errors="replace")
     return early.replace("\n", "\r").replace("\0", "\x04")

@@ -15,15 +15,15 @@ typedef struct {
 /* The block of outputs that begins with the one of number `begin`: out [rows, outs] of x [rows, ins]. */
 INLINE void block_of(Tiles *tiles, const Matrix *matrix, const uint16_t *x, ptrdiff_t begin, uint16_t *out,
                      ptrdiff_t rows) {
-    const ptrdiff_t width = matrix->block, pairs = matrix->ins / 2;
+    const ptrdiff_t width = matrix->block;
     float sums[MOST_ROWS * MOST_OUTS];
 #ifdef __AVX512BF16__
+    const ptrdiff_t pairs = matrix->ins / 2;
     const uint32_t *packed = matrix->packed + begin * (matrix->room / 2);
     multiply(tiles, sums, width, (Pairs){(const uint32_t *)x, pairs, 1}, (Pairs){packed, width, 1}, rows,
              width / LANES, pairs, false);
 #else
     (void)tiles;
-    (void)pairs;
     dots(sums, width, x, (const uint16_t *)matrix->packed + begin * matrix->ins, matrix->ins, rows,
          least(matrix->outs - begin, width));
 #endif
