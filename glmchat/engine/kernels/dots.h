@@ -39,10 +39,10 @@ INLINE Inputs load_inputs(const uint16_t *from, ptrdiff_t left) { return load_bi
 #endif
 
 /* Of so many inputs that are left. */
-INLINE void step(Sum sum[MOST_DOTS][MOST_DOTS], const uint16_t *x, const uint16_t *weights, ptrdiff_t ins, const int rows,
-                 const int outs, ptrdiff_t left) {
+INLINE void step(Sum sum[MOST_DOTS][MOST_DOTS], const uint16_t *x, const uint16_t *weights, ptrdiff_t ins, ptrdiff_t gap,
+                 const int rows, const int outs, ptrdiff_t left) {
     Inputs weight[MOST_DOTS];
-    UNROLL for (int o = 0; o < outs; o++) weight[o] = load_inputs(weights + o * ins, left);
+    UNROLL for (int o = 0; o < outs; o++) weight[o] = load_inputs(weights + o * gap * ins, left);
     UNROLL for (int part = 0; part < PARTS; part++) {
         Part some[MOST_DOTS];
         UNROLL for (int o = 0; o < outs; o++) some[o] = take(weight[o], part);
@@ -54,36 +54,40 @@ INLINE void step(Sum sum[MOST_DOTS][MOST_DOTS], const uint16_t *x, const uint16_
 }
 
 /* sums [rows, outs] of the inputs from `begin` to `end`, a multiple of SPAN but for the last ones, or + those where
-   some came before. All but `rows` and `outs` may vary here. What comes next of the matrix is fetched. */
+   some came before; of every `gap`th output. All but `rows` and `outs` may vary here. The outputs next to them are
+   fetched, which come next. */
 INLINE void dot(float *sums, ptrdiff_t sums_row, const uint16_t *x, const uint16_t *weights, ptrdiff_t ins,
-                ptrdiff_t begin, ptrdiff_t end, const int rows, const int outs) {
+                ptrdiff_t gap, ptrdiff_t begin, ptrdiff_t end, const int rows, const int outs) {
     for (ptrdiff_t i = begin; i < end; begin = i) {
         const ptrdiff_t stop = least(begin + SPAN, end);
         Sum sum[MOST_DOTS][MOST_DOTS];
         UNROLL for (int r = 0; r < rows; r++) UNROLL for (int o = 0; o < outs; o++) sum[r][o] = no_sum();
         for (; i + INPUTS <= stop; i += INPUTS) {
-            UNROLL for (int o = 0; o < outs; o++) _mm_prefetch(weights + (outs + o) * ins + i, _MM_HINT_T0);
-            step(sum, x + i, weights + i, ins, rows, outs, INPUTS);
+            UNROLL for (int o = 0; o < outs; o++) _mm_prefetch(weights + (o * gap + 1) * ins + i, _MM_HINT_T0);
+            step(sum, x + i, weights + i, ins, gap, rows, outs, INPUTS);
         }
-        if (i < stop) step(sum, x + i, weights + i, ins, rows, outs, stop - i);
+        if (i < stop) step(sum, x + i, weights + i, ins, gap, rows, outs, stop - i);
         i = stop;
         UNROLL for (int r = 0; r < rows; r++) UNROLL for (int o = 0; o < outs; o++) {
-            float *to = sums + r * sums_row + o;
+            float *to = sums + r * sums_row + o * gap;
             *to = (begin ? *to : 0) + sum_up(sum[r][o]);
         }
     }
 }
 
-/* The same for any number of outputs, by so many at a time. */
+/* The same for any number of outputs, by so many at a time. Those are far from each other: a processor fetches ahead
+   within a page of memory, so it does more of it in several. */
 INLINE void dot_outs(float *sums, ptrdiff_t sums_row, const uint16_t *x, const uint16_t *weights, ptrdiff_t ins,
                      ptrdiff_t begin, ptrdiff_t end, const int rows, ptrdiff_t outs, const int some) {
-    for (; outs >= some; outs -= some, weights += some * ins, sums += some)
-        dot(sums, sums_row, x, weights, ins, begin, end, rows, some);
-    for (; outs > 0; outs--, weights += ins, sums++) dot(sums, sums_row, x, weights, ins, begin, end, rows, 1);
+    const ptrdiff_t gap = outs / some;
+    for (ptrdiff_t o = 0; o < gap; o++)
+        dot(sums + o, sums_row, x, weights + o * ins, ins, gap, begin, end, rows, some);
+    for (ptrdiff_t o = gap * some; o < outs; o++)
+        dot(sums + o, sums_row, x, weights + o * ins, ins, 1, begin, end, rows, 1);
 }
 
-/* sums [rows, outs] of x [rows, ins] by weights [outs, ins]. Of few rows the weights are read in their order; more
-   meet some of these while both are in a near cache. */
+/* sums [rows, outs] of x [rows, ins] by weights [outs, ins]. Few rows meet each weight once; of more some
+   meet some weights while both are in a near cache. */
 static void dots(float *sums, ptrdiff_t sums_row, const uint16_t *x, const uint16_t *weights, ptrdiff_t ins,
                  ptrdiff_t rows, ptrdiff_t outs) {
     if (rows == 1)
