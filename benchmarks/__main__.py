@@ -13,6 +13,7 @@ from . import (
     decode,
     everything,
     gpu,
+    hybrid,
     memory,
     peers,
     render,
@@ -23,7 +24,21 @@ from . import (
     typed,
 )
 
-MODULES = (decode, peers, speculate, reuse, typed, startup, memory, render, terminal, cancel, gpu, everything)
+MODULES = (
+    decode,
+    peers,
+    speculate,
+    reuse,
+    typed,
+    startup,
+    memory,
+    render,
+    terminal,
+    cancel,
+    gpu,
+    hybrid,
+    everything,
+)
 
 
 def main() -> None:

@@ -24,6 +24,7 @@ COMMANDS = (
     "memory",
     "render",
     "gpu",
+    "hybrid",
 )
 LIBRARIES = ("torch", "transformers", "accelerate", "tokenizers")
 

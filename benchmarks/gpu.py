@@ -130,14 +130,14 @@ def run(args: argparse.Namespace) -> None:
     )
 
 
-def build(device: Any) -> Any:
-    """The model in BF16 on `device`, with as many layers as fit."""
+def build(device: Any, layers: int | None = None) -> Any:
+    """The model in BF16 on `device`, with so many layers, or as many as fit."""
     import torch
     from transformers import AutoModelForCausalLM, Glm4MoeConfig
 
     shape = SMALL
     if device.type != "cpu":
-        shape = {**AIR, "num_hidden_layers": count_layers(AIR, torch.cuda.mem_get_info(device)[0])}
+        shape = {**AIR, "num_hidden_layers": layers or count_layers(AIR, torch.cuda.mem_get_info(device)[0])}
     torch.manual_seed(0)
     with device:
         model = AutoModelForCausalLM.from_config(Glm4MoeConfig(**shape), dtype=torch.bfloat16).eval()

@@ -29,8 +29,12 @@ _MORE = (
 
 
 def use_own_attention(model: Any) -> None:
-    """Let `model`, which a CPU or GPUs compute, attend in this way if it would by torch's `sdpa`."""
-    kinds = {p.device.type for p in model.parameters()} - {"meta"}  # moved to a GPU when it is needed
+    """Let `model`, which a CPU or GPUs compute, attend in this way if it would by torch's `sdpa`.
+
+    Its experts may be elsewhere.
+    """
+    weights = (p for name, p in model.named_parameters() if ".experts." not in name)
+    kinds = {p.device.type for p in weights} - {"meta"}  # moved to a GPU when it is needed
     if getattr(model.config, "_attn_implementation", None) != "sdpa" or kinds not in ({"cpu"}, {"cuda"}):
         return
     _register()

@@ -34,7 +34,8 @@ class Decoder:
         self.loaded = loaded
         self.prefixes = PrefixCache(loaded.new_cache, loaded.spare_memory(), loaded.copy)
         on_cpu = loaded.input_device.type == "cpu"
-        self.chunk = CHUNK_OFFLOADED if loaded.offloaded else CHUNK_CPU if on_cpu else CHUNK_GPU
+        moves = loaded.offloaded or loaded.hybrid
+        self.chunk = CHUNK_OFFLOADED if moves else CHUNK_CPU if on_cpu else CHUNK_GPU
         self.pace: Pace | None = None
         if loaded.speculates and is_croppable(loaded.new_cache()):
             self.pace = Pace(LONGEST_LOOKUP if loaded.mtp is None else LONGEST_MTP)

@@ -25,10 +25,12 @@ from .attention import use_own_attention
 from .compiled import CompiledStep, plan_compiling
 from .faults import one_line
 from .fused import use_fused
+from .hybrid import compute_where_they_are
 from .kv import copy_start, growing
-from .memory import DeviceMap, LoadOptions, free_memory, peak_resident
+from .memory import LoadOptions, free_memory, peak_resident
 from .mtp import MtpHead, compute_device, load_mtp
 from .packing import can_pack, is_packed, pack, use_packed_experts
+from .placing import place
 from .progress import OnProgress, WeightsBar
 from .ranks import OnBroken, Ranks, Seat, hide_gpus
 from .resident import FilePages, onto_huge_pages, tight_heap
@@ -57,7 +59,6 @@ def load_model(
     with contextlib.ExitStack() as undo, _quiet(), one_line(checkpoint.name, "loading"):
         if options.parallel != "off" and device_map == {"": "cpu"}:
             hide_gpus()
-        import torch
 
         if options.parallel != "off":
             ranks = Ranks(checkpoint, options, on_broken)
@@ -67,12 +68,7 @@ def load_model(
                 model = _load_weights(checkpoint, options, config, on_progress, **share)
             return LoadedModel(model, undo.pop_all(), options.speculate, checkpoint.folder, ranks)
         config = _config(checkpoint, options)
-        _check_devices(device_map, max_memory)
-        if isinstance(device_map, str):
-            if max_memory is None and not torch.accelerator.is_available():
-                device_map = {"": "cpu"}
-        elif list(device_map) != [""]:
-            _check_modules(device_map, config, options.trust_remote_code)
+        device_map = place(config, options)
         offload_folder = _offload_folder(options.offload_dir)
         if offload_folder is not None:
             undo.callback(shutil.rmtree, offload_folder, ignore_errors=True)
@@ -136,6 +132,9 @@ def _load_weights(
             **({"attn_implementation": options.attn} if options.attn else {}),
         )
     _check_complete(checkpoint.name, info)
+    with tight_heap():
+        for _ in compute_where_they_are(model):
+            on_progress(LoadProgress("arranging weights"))
     if not options.attn:
         use_own_attention(model)
     if options.compile != "on" and can_pack(model):  # compiled code has an order of its own
@@ -161,7 +160,8 @@ class LoadedModel:
     """A model ready to run, and the few things that a turn does with it.
 
     `input_device` is where token ids go. `offloaded`: some weights live off the device that computes
-    with them, so that each forward moves them. `on_close` undoes what loading left behind. `ranks` are the
+    with them, so that each forward moves them. `hybrid`: a GPU computes, and a CPU the experts in its own
+    memory. `on_close` undoes what loading left behind. `ranks` are the
     others that run each forward too, each with its share of the model.
     """
 
@@ -190,7 +190,8 @@ class LoadedModel:
         self.devices = " + ".join(parts + [d for d in ("cpu", "disk") if d in placed])
         if ranks is not None:
             self.devices = f"{ranks.seat.count} {'GPUs' if gpus else 'cpu ranks'}"
-        self.offloaded = "disk" in placed or (bool(gpus) and "cpu" in placed)
+        self.offloaded = any(p.is_meta for p in model.parameters())
+        self.hybrid = bool(gpus) and "cpu" in placed and not self.offloaded
         self.dtype = str(model.dtype).removeprefix("torch.")
         self.parameters = sum(p.numel() for p in model.parameters())  # where it is split, those of all
         self.input_device = compute_device(model.get_input_embeddings())
@@ -200,7 +201,7 @@ class LoadedModel:
         self.mtp = None if no_mtp else self._load_mtp(folder, speculate == "mtp")
         """The checkpoint's own MTP layer, if it is to guess tokens."""
         # Each forward of offloaded weights is slow, but more experts in it are slower still.
-        auto = self.mtp is not None or not self.offloaded
+        auto = self.mtp is not None or not (self.offloaded or self.hybrid)
         self.speculates = speculate != "off" and (auto or speculate != "auto")
         """Tokens are guessed ahead."""
         self._paging: Iterator[None] | None = None
@@ -372,7 +373,7 @@ class LoadedModel:
 
     def _load_mtp(self, folder: Path, wanted: bool) -> MtpHead | None:
         """Raises ModelError where it is `wanted` and not there."""
-        fits = wanted or (not self.offloaded and self._has_room_for_a_layer())
+        fits = wanted or (not (self.offloaded or self.hybrid) and self._has_room_for_a_layer())
         head = load_mtp(self._model, folder) if fits else None
         if head is not None and is_packed(self._model):
             for _ in pack(head.layer):
@@ -399,43 +400,6 @@ class LoadedModel:
         """Give memory that torch keeps for reuse back to the device, after a fault."""
         if self._torch.cuda.is_available():
             self._torch.cuda.empty_cache()
-
-
-def _check_devices(device_map: DeviceMap, max_memory: dict[int | str, int] | None) -> None:
-    """Every device that the options name must exist."""
-    import torch
-
-    named = [] if isinstance(device_map, str) else [("--device-map", d) for d in device_map.values()]
-    for option, device in named + [("--max-memory", d) for d in max_memory or ()]:
-        if device in ("cpu", "disk"):
-            continue
-        kind, _, number = (f"cuda:{device}" if str(device).isdecimal() else str(device)).partition(":")
-        backend = getattr(torch, kind)
-        count = backend.device_count() if backend.is_available() else 0
-        if int(number or 0) >= count:
-            have = f"this machine has {count}" if count else f"this torch finds no {kind} device here"
-            raise ModelError(f"{option} names {device}, but {have}; use auto or cpu.")
-
-
-def _check_modules(device_map: dict[str, int | str], config: Any, trust_remote_code: bool) -> None:
-    """An explicit map must give every weight a device, and name only what the model has."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    if "" in device_map:
-        return
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
-    unused = set(device_map) - {name for name, _ in model.named_modules()}
-    if unused:
-        raise ModelError(
-            f"--device-map names {min(unused)!r}, which the model does not have; its parts are called like "
-            "model.embed_tokens, model.layers.0, model.norm and lm_head."
-        )
-    for name, _ in model.named_parameters():
-        parents = {name[:i] for i, c in enumerate(name) if c == "."}
-        if not parents & set(device_map):
-            raise ModelError(f'--device-map gives {name} no device; add it, or "" for all the rest.')
 
 
 def _offload_folder(offload_dir: str | None) -> Path | None:

@@ -23,7 +23,7 @@ from typing import Any
 from . import native
 
 _EXPERTS, _USUAL_EXPERTS = "glmchat_packed", "grouped_mm"
-_PARTS = ("gate_up_proj", "down_proj")
+PARTS = ("gate_up_proj", "down_proj")
 _LARGE, _FEW = 1 << 22, 4
 """A matrix of so many elements is read faster for four rows than for one, by up to a fifth."""
 _UNUSUAL = ("has_bias", "is_transposed", "has_post_expert_norm", "_is_expert_parallel")
@@ -58,7 +58,7 @@ def pack(model: Any, on_copied: Callable[[str], None] = lambda _: None) -> Itera
     modules: dict[str, Any] = dict(model.named_modules())
     shared = {id(m.weight) for m in modules.values() if isinstance(m, nn.Embedding)}
     for module in modules.values():  # experts first, while least is in memory
-        for part in _PARTS if _is_experts(module) else ():
+        for part in PARTS if _is_experts(module) else ():
             experts = module._parameters.pop(part)
             setattr(module, part, nn.ParameterList(_packed(expert) for expert in experts.detach()))
             yield
@@ -78,18 +78,18 @@ def use_packed_experts(model: Any) -> None:
     """Let `model` run its experts, which may be packed, as they are chosen; if usual ones is what it has."""
     if getattr(model.config, "_experts_implementation", None) == _USUAL_EXPERTS:
         kinds = [m for m in model.modules() if hasattr(m, "num_experts") and hasattr(m, "_apply_gate")]
-        if kinds and all(_is_usual(module) for module in kinds):
+        if kinds and all(is_usual(module) for module in kinds):
             _register()
             model.set_experts_implementation(_EXPERTS)
 
 
 def _is_experts(module: Any) -> bool:
-    parts = [module._parameters.get(part) for part in _PARTS]
-    return all(t is not None and t.ndim == 3 and _fits(t) for t in parts) and _is_usual(module)
+    parts = [module._parameters.get(part) for part in PARTS]
+    return all(t is not None and t.ndim == 3 and _fits(t) for t in parts) and is_usual(module)
 
 
-def _is_usual(module: Any) -> bool:
-    """Whether these are experts as `_run_experts` runs them."""
+def is_usual(module: Any) -> bool:
+    """Whether these are experts as `run_experts` runs them."""
     return bool(getattr(module, "has_gate", False)) and not any(getattr(module, n, False) for n in _UNUSUAL)
 
 
@@ -159,10 +159,10 @@ def _rounded(rows: int) -> int:
 def _register() -> None:
     from transformers.integrations.moe import ExpertsInterface
 
-    ExpertsInterface.register(_EXPERTS, _run_experts)
+    ExpertsInterface.register(_EXPERTS, run_experts)
 
 
-def _run_experts(module: Any, x: Any, index: Any, weights: Any) -> Any:
+def run_experts(module: Any, x: Any, index: Any, weights: Any) -> Any:
     """The weighted sum of each row's experts: x [n, hidden], index and weights [n, k] → [n, hidden]."""
     import torch
 
