@@ -14,6 +14,7 @@ from typing import Any
 
 from glmchat.engine.attention import use_own_attention
 from glmchat.engine.bandwidth import read_bandwidth
+from glmchat.engine.compiled import CompiledStep
 from glmchat.engine.decode import Decoder
 from glmchat.engine.hybrid import compute_where_they_are, experts_of
 from glmchat.engine.loading import LoadedModel
@@ -33,6 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--context", type=int, default=1024, help="tokens before those decoded (%(default)s)")
     parser.add_argument("--tokens", type=int, default=32, help="tokens decoded (%(default)s)")
     parser.add_argument("--prefill", type=int, default=4096, help="tokens prefilled (%(default)s)")
+    parser.add_argument(
+        "--compile", choices=("on", "off"), default="on", help="the decode step (%(default)s)"
+    )
     parser.add_argument("--repeats", type=int, default=3, help="of each measurement (%(default)s)")
 
 
@@ -60,6 +64,10 @@ def run(args: argparse.Namespace) -> None:
         pass
     use_own_attention(model)
     loaded = LoadedModel(model, ExitStack(), speculate="off", folder=Path())
+    if args.compile == "on":
+        loaded.compiled = CompiledStep(loaded, model, asked=True)
+    while loaded.compile_more() or loaded.page_more():
+        pass
     decoder = Decoder(loaded)
     active = active_bytes(model)
     least = sum(size / read_bandwidth(device) for device, size in active.items())

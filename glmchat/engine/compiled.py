@@ -21,7 +21,7 @@ from ..errors import ModelError
 from .draft import LONGEST_LOOKUP
 from .graphs import Recorder
 from .kv import is_whole, use, whole
-from .step import Step, in_parts
+from .step import Step, in_parts, run
 
 if TYPE_CHECKING:
     from .loading import LoadedModel
@@ -107,14 +107,16 @@ class CompiledStep:
         loaded = self._loaded
         cache = loaded.new_cache()
         loaded.forward_eager(self._probe(_PROMPT), cache)
-        step.run_layer = torch.compile(step.run_layer, fullgraph=True, options=_OPTIONS)
-        kinds = {type(layer.mlp): number for number, layer in enumerate(step.layers)}
+        kinds = {(type(layer.mlp), step.of(layer)): number for number, layer in enumerate(step.layers)}
+        for name in ("run_layer", "open_layer"):
+            setattr(step, name, torch.compile(getattr(step, name), fullgraph=True, options=_OPTIONS))
         for rows in (1, 2)[: self._most_rows]:
             for number in kinds.values():
                 buffers = whole(cache, _PROMPT + rows)[number]
                 _compile(step, number, self._probe(rows), _PROMPT, buffers)
                 yield
-        self._run = Recorder(step.run) if loaded.input_device.type == "cuda" else step.run
+        on_gpu = loaded.input_device.type == "cuda"
+        self._run = Recorder(step.pieces) if on_gpu else lambda *given: run(step.pieces(*given))
         self._check(cache)
         yield
         self._longest = sys.maxsize if self._asked else self._faster_up_to(cache)
@@ -210,7 +212,7 @@ class CompiledStep:
 
 def why_not(model: Any, *, offloaded: bool, attn: str | None) -> str | None:
     """What keeps `model` from being compiled, if anything does."""
-    devices = {t.device for t in model.parameters()}
+    devices = {t.device for name, t in model.named_parameters() if ".experts." not in name}
     kind = getattr(model.config, "model_type", "")
     if kind not in KINDS or not type(model).__module__.startswith("transformers."):
         return f"only {', '.join(KINDS)} of transformers can be, and this is {kind or 'another'}"
@@ -255,4 +257,5 @@ def _compile(step: Step, number: int, ids: Any, position: int, buffers: tuple[An
     if ids.shape[1] > 1:
         for tensor, dimension in ((x, 1), (cos, 1), (sin, 1), (mask, 0), (positions, 0)):
             mark(tensor, dimension)
-    step.run_layer(step.layers[number], x, cos, sin, mask, positions, keys, values)
+    layer = step.layers[number]
+    step.of(layer)(layer, x, cos, sin, mask, positions, keys, values)

@@ -23,8 +23,9 @@ CHUNK_CPU, CHUNK_GPU, CHUNK_OFFLOADED = 512, 8192, 4096
 """Prompt tokens per prefill forward. Fixed, not adapted to the machine's speed, so that the same prompt gives
 the same numbers; large where a forward has to move weights between devices, or a GPU to read all experts.
 They are halved where a GPU has no memory for so many."""
-CHUNK_AHEAD = 64
-"""The same, where nobody waits for it: a message that is sent meanwhile waits for one of them."""
+CHUNK_AHEAD, CHUNK_AHEAD_HYBRID = 64, 1024
+"""The same, where nobody waits for it: a message that is sent meanwhile waits for one of them. Where experts
+are in main memory even a few tokens go to most of them, and what was begun ends with a layer."""
 
 
 class Decoder:
@@ -34,8 +35,8 @@ class Decoder:
         self.loaded = loaded
         self.prefixes = PrefixCache(loaded.new_cache, loaded.spare_memory(), loaded.copy)
         on_cpu = loaded.input_device.type == "cpu"
-        moves = loaded.offloaded or loaded.hybrid
-        self.chunk = CHUNK_OFFLOADED if moves else CHUNK_CPU if on_cpu else CHUNK_GPU
+        self.chunk = CHUNK_OFFLOADED if loaded.offloaded else CHUNK_CPU if on_cpu else CHUNK_GPU
+        self.chunk_ahead = CHUNK_AHEAD_HYBRID if loaded.hybrid else CHUNK_AHEAD
         self.pace: Pace | None = None
         if loaded.speculates and is_croppable(loaded.new_cache()):
             self.pace = Pace(LONGEST_LOOKUP if loaded.mtp is None else LONGEST_MTP)

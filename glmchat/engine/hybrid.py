@@ -15,7 +15,6 @@ import contextlib
 import ctypes
 import functools
 import itertools
-import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -28,8 +27,8 @@ _SLOTS = 4
 """Experts that are on their way to the GPU, or computed with there, at once."""
 _FEW = 16
 """Rows that are always computed where the experts are, without asking how many an expert has."""
-_MEASURED, _ROWS, _TIMES = 8, 64, 3
-"""Experts, the rows of each, and how often, when speeds are measured."""
+_ROWS, _TIMES = 16, 2
+"""Of each expert, and how often, when it is measured what pays."""
 
 
 def experts_of(model: Any) -> dict[str, Any]:
@@ -39,8 +38,6 @@ def experts_of(model: Any) -> dict[str, Any]:
         weights = [module._parameters.get(part) for part in PARTS]
         return is_usual(module) and all(t is not None and t.dtype == model.dtype for t in weights)
 
-    if getattr(model.config, "quantization_config", None) is not None:
-        return {}
     return {name: module for name, module in model.named_modules() if fits(module)}
 
 
@@ -67,6 +64,21 @@ def compute_where_they_are(model: Any) -> Iterator[None]:
         remove_hook_from_module(model, recurse=True)
 
 
+def pin(model: Any, on_close: Callable[[Callable[[], None]], object]) -> Iterator[None]:
+    """Let a GPU read experts where they are, one a step. `on_close` is told how to undo it.
+
+    They must not be moved any more: what is pinned stays on the pages where it is.
+    """
+    layers = [module.forward.__self__ for module in model.modules() if are_apart(module)]
+    for sender in {layer.sender for layer in layers}:
+        on_close(sender.unpin)
+    for layer in layers:
+        for expert in layer.experts:
+            for matrix in expert:
+                layer.sender.pin(matrix)
+            yield
+
+
 def _device_of(name: str, where: dict[str, Any]) -> str:
     """The device of a module, by the longest name in the map that it, or one above it, has."""
     parts = name.split(".")
@@ -80,6 +92,11 @@ def _torch_device(device: Any) -> Any:
     return torch.device(f"cuda:{device}" if isinstance(device, int) else device)
 
 
+def are_apart(experts: Any) -> bool:
+    """Whether they are in main memory, and all else of their layer on a GPU."""
+    return isinstance(getattr(getattr(experts, "forward", None), "__self__", None), _Layer)
+
+
 class _Layer:
     """The experts of one layer, in main memory."""
 
@@ -91,37 +108,70 @@ class _Layer:
         module.forward = functools.partial(run_experts, module)
         use_fused(module)
         self._here: Callable[[Any, Any, Any], Any] = module.forward
-        self._experts = _sendable(module)
-        self._sender = sender
-        if self._experts:
-            sender.learn(self._here, self._experts)
+        self.experts = _sendable(module)
+        self.sender = sender
+        if self.experts and sender.least is None:
+            sender.least = self._measured()
+
+    def __deepcopy__(self, _: object) -> _Layer:
+        """A copy of the model runs the same weights."""
+        return self
 
     def forward(self, x: Any, numbers: Any, weights: Any) -> Any:
         """The sum, by `weights` [n, k], of what the experts of these `numbers` [n, k] make of x [n, hidden]:
         [n, hidden]. All are on the GPU."""
         import torch
 
-        if len(x) > _FEW and self._experts:
-            counts = torch.bincount(numbers.reshape(-1), minlength=len(self._experts)).tolist()
-            if self._sender.pays(numbers.numel() / sum(map(bool, counts))):
-                return self._there(self._experts, counts, x, numbers, weights)
+        if len(x) > _FEW and self.experts:
+            counts = torch.bincount(numbers.reshape(-1), minlength=len(self.experts)).tolist()
+            if self.sender.pays(numbers.numel() / sum(map(bool, counts))):
+                return self._there(x, numbers, weights, counts)
         return self._here(*_to_cpu(x, numbers, weights.float())).to(x.device)
 
-    def _there(self, experts: list[_Expert], counts: list[int], x: Any, numbers: Any, weights: Any) -> Any:
-        """The same on the GPU, by these experts of so many rows each."""
+    def _there(self, x: Any, numbers: Any, weights: Any, counts: list[int]) -> Any:
+        """The same on the GPU, where each expert has so many rows."""
         import torch
 
+        rows, each = numbers.shape
         order = numbers.reshape(-1).argsort()  # the rows of an expert stand together
-        rows = (order // numbers.shape[1]).split(counts)
-        scales = weights.reshape(-1, 1)[order].float().split(counts)
+        given = x[order // each]
+        made, begin = torch.empty_like(given), 0
+        for expert, count in zip(self.experts, counts, strict=True):
+            if count:
+                mine = slice(begin, begin + count)
+                with self.sender.sent(expert) as (up, down):
+                    inner = self._apply_gate(torch.nn.functional.linear(given[mine], up))
+                    torch.mm(inner, down.T, out=made[mine])
+                begin += count
+        places = order.argsort().view(rows, each)
         out = torch.zeros_like(x, dtype=torch.float32)
-        for expert, mine, scale in zip(experts, rows, scales, strict=True):
-            if len(mine):
-                with self._sender.sent(expert) as (up, down):
-                    inner = self._apply_gate(torch.nn.functional.linear(x[mine], up))
-                    made = torch.nn.functional.linear(inner, down)
-                out.index_add_(0, mine, made.float() * scale)
+        for nth in range(each):  # one after the other: all at once would take eight times the memory
+            out.addcmul_(made[places[:, nth]].float(), weights[:, nth, None].float())
         return out.to(x.dtype)
+
+    def _measured(self) -> float:
+        """From how many rows of each expert on it pays to send all of them."""
+        import torch
+
+        def seconds(rows: int, compute: Callable[..., Any]) -> float:
+            numbers = torch.arange(len(self.experts)).repeat(rows).view(-1, 1)
+            x = torch.zeros(len(numbers), self.experts[0].up.shape[1], dtype=self.experts[0].up.held.dtype)
+            given = [t.to(self.sender.device) for t in (x, numbers, torch.ones(len(numbers), 1))]
+            times = []
+            for _ in range(_TIMES):
+                began = time.perf_counter()
+                compute(*given).cpu()
+                times.append(time.perf_counter() - began)
+            return min(times)
+
+        def there(x: Any, numbers: Any, weights: Any) -> Any:
+            return self._there(x, numbers, weights, [_ROWS] * len(self.experts))
+
+        with torch.inference_mode():
+            one, many = (seconds(rows, lambda *given: self._here(*_to_cpu(*given))) for rows in (1, _ROWS))
+            sent = seconds(_ROWS, there)
+        each = max(many - one, 1e-9) / (_ROWS - 1)  # the first row takes longer: it reads the weights
+        return 1 + (sent - one) / each
 
 
 def _to_cpu(x: Any, numbers: Any, weights: Any) -> tuple[Any, Any, Any]:
@@ -183,33 +233,39 @@ class _Sender:
     """Sends experts to a GPU, through pinned memory, beside what is computed there."""
 
     def __init__(self, device: Any) -> None:
-        self._device = device
+        self.device = device
+        self.least: float | None = None
+        """Rows of an expert from which on it pays to send it."""
         self._slots: Iterator[_Slot] | None = None
-        self._least: float | None = None
-        """Rows of an expert from which on it pays."""
+        self._pinned: set[int] = set()
+        """Where memory begins that the GPU reads itself."""
+        self._may_pin = True
 
     def pays(self, rows: float) -> bool:
         """Whether to send experts of which each has so many rows."""
-        return self._least is not None and rows >= self._least
+        return self.least is not None and rows >= self.least
 
     @contextlib.contextmanager
     def sent(self, expert: _Expert) -> Iterator[tuple[Any, Any]]:
         """Its matrices on the GPU, [2 * inner, hidden] and [hidden, inner], for what is computed within."""
         import torch
 
-        if self._device.type != "cuda":
+        if self.device.type != "cuda":
             yield expert.up.plain(expert.up.held), expert.down.plain(expert.down.held)
             return
         if self._slots is None:
-            self._stream: Any = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
-            self._slots = itertools.cycle([_Slot.like(expert, self._device) for _ in range(_SLOTS)])
-        slot, now = next(self._slots), torch.cuda.current_stream(self._device)
-        slot.arrived.synchronize()  # what was in it before
-        for pinned, matrix in zip(slot.pinned, expert, strict=True):
-            pinned.copy_(matrix.held)
+            self._stream: Any = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
+            self._slots = itertools.cycle([_Slot.like(expert, self.device) for _ in range(_SLOTS)])
+        slot, now = next(self._slots), torch.cuda.current_stream(self.device)
+        held: Sequence[Any] = [matrix.held for matrix in expert]
+        if any(t.untyped_storage().data_ptr() not in self._pinned for t in held):
+            slot.arrived.synchronize()  # what was in it before
+            for pinned, matrix in zip(slot.pinned, held, strict=True):
+                pinned.copy_(matrix)
+            held = slot.pinned
         with torch.cuda.stream(self._stream):
             self._stream.wait_event(slot.done)
-            for there, pinned in zip(slot.there, slot.pinned, strict=True):
+            for there, pinned in zip(slot.there, held, strict=True):
                 there.copy_(pinned, non_blocking=True)
             slot.arrived.record(self._stream)
         now.wait_event(slot.arrived)
@@ -217,40 +273,32 @@ class _Sender:
         yield up, down
         slot.done.record(now)
 
-    def learn(self, here: Callable[[Any, Any, Any], Any], experts: Sequence[_Expert]) -> None:
-        """Measure, if that was not done, from how many rows on it pays to send an expert."""
+    def pin(self, matrix: _Matrix) -> None:
+        """Let the GPU read it, and what lies with it, where it is, which takes no time of the CPU's.
+
+        Where the system does not let it be, nothing more is tried.
+        """
         import torch
 
-        if self._least is not None:
+        memory = matrix.held.untyped_storage()
+        address = memory.data_ptr()
+        if self.device.type != "cuda" or address in self._pinned or not self._may_pin:
             return
-        some = experts[:_MEASURED]
+        cuda: Any = torch.cuda.cudart()  # type: ignore[no-untyped-call]
+        self._may_pin = not int(cuda.cudaHostRegister(address, memory.nbytes(), 0))
+        if self._may_pin:
+            self._pinned.add(address)
+        else:
+            with contextlib.suppress(RuntimeError):  # the next kernel is told of it, so that is this one
+                torch.zeros(1, device=self.device)
 
-        def compute(rows: int) -> None:
-            numbers = torch.arange(len(some)).expand(rows, -1).contiguous()
-            x = some[0].up.held.new_zeros(rows, some[0].up.shape[1])
-            here(x, numbers, torch.ones(rows, len(some)))
+    def unpin(self) -> None:
+        """Before the memory is given back."""
+        import torch
 
-        def send() -> None:
-            for expert in some:
-                with self.sent(expert):
-                    pass
-            if self._device.type == "cuda":
-                torch.cuda.synchronize(self._device)
-
-        with torch.inference_mode():
-            one, many, sent = (_seconds(do) for do in (lambda: compute(1), lambda: compute(_ROWS), send))
-        row = max(many - one, 1e-9) / (_ROWS - 1)
-        self._least = (sent - one) / row  # the first row of an expert reads it, each takes its time
-
-
-def _seconds(do: Callable[[], None]) -> float:
-    """How long it takes, at best."""
-    times = [math.inf]
-    for _ in range(_TIMES):
-        began = time.perf_counter()
-        do()
-        times.append(time.perf_counter() - began)
-    return min(times)
+        cuda: Any = torch.cuda.cudart() if self._pinned else None  # type: ignore[no-untyped-call]
+        while self._pinned:
+            cuda.cudaHostUnregister(self._pinned.pop())
 
 
 class _Slot(NamedTuple):

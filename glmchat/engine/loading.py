@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import itertools
 import logging
 import shutil
 import tempfile
@@ -25,7 +26,7 @@ from .attention import use_own_attention
 from .compiled import CompiledStep, plan_compiling
 from .faults import one_line
 from .fused import use_fused
-from .hybrid import compute_where_they_are
+from .hybrid import compute_where_they_are, pin
 from .kv import copy_start, growing
 from .memory import LoadOptions, free_memory, peak_resident
 from .mtp import MtpHead, compute_device, load_mtp
@@ -182,6 +183,7 @@ class LoadedModel:
         self._cache_class = DynamicCache
         self._model = model
         self._ranks = ranks
+        self._on_close = on_close
         self.close = weakref.finalize(self, on_close.close)  # at the latest when the program ends
         placed = {str(d) for d in (getattr(model, "hf_device_map", None) or {"": model.device}).values()}
         gpus = sorted(f"cuda:{d}" if d.isdecimal() else d for d in placed - {"cpu", "disk"})
@@ -261,11 +263,15 @@ class LoadedModel:
             return self.compiled.compile_more()
 
     def page_more(self) -> bool:
-        """Put more of the weights in a CPU's memory onto huge pages; takes milliseconds. False: all are."""
+        """Put more of the weights in a CPU's memory onto huge pages, and pin experts that a GPU is sent.
+
+        Takes milliseconds. False: all are.
+        """
         if self._paging is None:
             address, plain = self._torch.ops.mkldnn.data_ptr, self._torch.nn.Parameter
             usual = [t for t in self.weights() if type(t) is plain and t.device.type == "cpu"]
-            self._paging = onto_huge_pages([address(t) if t.is_mkldnn else t.data_ptr() for t in usual])
+            huge = onto_huge_pages([address(t) if t.is_mkldnn else t.data_ptr() for t in usual])
+            self._paging = itertools.chain(huge, pin(self._model, self._on_close.callback))
         return next(self._paging, False) is None
 
     def join(self, states: Any, more: Any) -> Any:

@@ -70,7 +70,8 @@ def plan_experts(model: Any, most: dict[int | str, int], *, chosen: bool) -> dic
 
     gpus = [device for device in most if isinstance(device, int)]
     experts = {name: _size(module) for name, module in experts_of(model).items()}
-    if len(gpus) != 1 or "cpu" not in most or not experts:
+    quantised = getattr(model.config, "quantization_config", None) is not None  # of other sizes than these
+    if len(gpus) != 1 or "cpu" not in most or not experts or quantised:
         return None
     usual = infer_auto_device_map(
         model, max_memory=dict(most), no_split_module_classes=model._no_split_modules

@@ -9,21 +9,29 @@ from __future__ import annotations
 import copy
 import functools
 import itertools
+from collections.abc import Callable, Generator
 from types import FunctionType, MethodType
 from typing import Any
 
+from .hybrid import are_apart
 from .kv import ROOM_STEP
 
 _ATTENTION, _EXPERTS = "glmchat_whole", "glmchat_gathered"
 _UNSEEN = -1e30
 """A score; finite, so that the difference of two is none that is not a number."""
 
+Out = tuple[Any, Any]
+Pieces = Generator[tuple[Callable[..., Any], Any], Any, Out]
+"""A step that stops wherever something else than its device has to compute: it yields what does, and of what,
+is sent what that made, and returns logits and states."""
+
 
 class Step:
     """The step of a loaded glm4_moe, whose weights it shares.
 
-    `run_layer` runs one layer; it is what to compile. It has code of its own in each Step, because torch
-    counts what it compiles by code, and limits it.
+    `run_layer` runs one layer, `open_layer` one up to its experts, which are in main memory; they are what to
+    compile. They have code of their own in each Step, because torch counts what it compiles by code, and
+    limits it.
     """
 
     def __init__(self, model: Any) -> None:
@@ -39,10 +47,15 @@ class Step:
                 router.forward = MethodType(_route, router)
         self._twin = twin
         self.layers: list[Any] = list(twin.model.layers)
-        code = _run_layer.__code__
-        self.run_layer: Any = FunctionType(code.replace(), _run_layer.__globals__)
+        self.run_layer, self.open_layer = (
+            FunctionType(code.replace(), globals()) for code in (_run_layer.__code__, _open_layer.__code__)
+        )
 
-    def run(self, ids: Any, position: Any, buffers: list[tuple[Any, Any]]) -> tuple[Any, Any]:
+    def of(self, layer: Any) -> Callable[..., Any]:
+        """`run_layer`, or `open_layer` if that is all of this one that the device can run."""
+        return self.open_layer if are_apart(getattr(layer.mlp, "experts", None)) else self.run_layer
+
+    def pieces(self, ids: Any, position: Any, buffers: list[tuple[Any, Any]]) -> Pieces:
         """Logits [n, vocab] and states [1, n, hidden], after the final norm, of ids [1, n].
 
         They stand from `position` [1] on, where their keys and values are written to the `buffers`
@@ -50,7 +63,14 @@ class Step:
         """
         x, *rest = self.begin(ids, position, buffers[0][0].shape[2])
         for layer, (keys, values) in zip(self.layers, buffers, strict=True):
-            x = self.run_layer(layer, x, *rest, in_parts(keys), in_parts(values))
+            run = self.of(layer)
+            found = run(layer, x, *rest, in_parts(keys), in_parts(values))
+            if run is self.run_layer:
+                x = found
+            else:
+                x, shared, *given = found
+                made = yield layer.mlp.experts.forward, given
+                x = x + (made.view(x.shape) + shared)
         states = self._twin.model.norm(x)
         return self._twin.lm_head(states)[0], states
 
@@ -64,6 +84,18 @@ class Step:
         x = self._twin.model.embed_tokens(ids)
         cos, sin = self._twin.model.rotary_emb(x, positions[None])
         return x, cos, sin, mask, positions
+
+
+def run(pieces: Pieces) -> Out:
+    """All of them, one after the other."""
+    made = None
+    try:
+        while True:
+            compute, given = pieces.send(made)
+            made = compute(*given)
+    except StopIteration as end:
+        out: Out = end.value
+        return out
 
 
 def in_parts(buffer: Any) -> Any:
@@ -80,6 +112,23 @@ def _run_layer(
         position_embeddings=(cos, sin),
         past_key_values=_Slot(keys, values, positions),
     )
+
+
+def _open_layer(
+    layer: Any, x: Any, cos: Any, sin: Any, mask: Any, positions: Any, keys: Any, values: Any
+) -> tuple[Any, Any, Any, Any, Any]:
+    """x and what the shared experts make [1, n, hidden], and what the others are given: rows [n, hidden], the
+    numbers of experts and their weights [n, k]."""
+    out, _ = layer.self_attn(
+        hidden_states=layer.input_layernorm(x),
+        attention_mask=mask,
+        position_embeddings=(cos, sin),
+        past_key_values=_Slot(keys, values, positions),
+    )
+    x = x + out
+    y = layer.post_attention_layernorm(x)
+    _, weights, numbers = layer.mlp.gate(y)
+    return x, layer.mlp.shared_experts(y), y.flatten(0, 1), numbers, weights
 
 
 class _Slot:

@@ -29,7 +29,7 @@ from ..glm.encode import Prompt, PromptEncoder
 from ..glm.parser import OutputParser
 from ..messages import Message
 from .base import GenerationOptions
-from .decode import CHUNK_AHEAD, Decoder, Decoding
+from .decode import Decoder, Decoding
 from .detokenize import Detokenizer
 from .loading import LoadedModel
 from .outbox import Outbox
@@ -116,7 +116,7 @@ class TurnRunner:
         same = functools.cache(ahead.reads_all_of)
 
         def awaits_it(job: object) -> bool:
-            last = len(prompt) - len(decoding.branch.ids) <= CHUNK_AHEAD
+            last = len(prompt) - len(decoding.branch.ids) <= self._decoder.chunk_ahead
             return last and isinstance(job, Turn) and not job.cancelled() and same(job)
 
         def cancelled() -> bool:
@@ -124,7 +124,7 @@ class TurnRunner:
 
         with self._loaded.inference():
             decoding = self._decoder.begin(prompt)
-            for _ in decoding.prefill(cancelled, chunk=CHUNK_AHEAD):
+            for _ in decoding.prefill(cancelled, chunk=self._decoder.chunk_ahead):
                 if todo.waits():
                     break
             decoding.keep(settled=not cancelled())

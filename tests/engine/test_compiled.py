@@ -26,7 +26,7 @@ from glmchat.engine.graphs import Recorder
 from glmchat.engine.loading import LoadedModel
 from glmchat.engine.local import LocalEngine, open_local
 from glmchat.engine.memory import LoadOptions
-from glmchat.engine.step import Step
+from glmchat.engine.step import Out, Pieces, Step, run
 from glmchat.errors import ModelError
 from glmchat.messages import Conversation
 from tests import tiny
@@ -299,15 +299,27 @@ class OnCpu(Recorder):
 
     recorded = 0
 
-    def _record(self, ids: Any, position: Any, buffers: Any) -> tuple[Any, Any, Any]:
+    def _record(self, ids: Any, position: Any, buffers: Any) -> Any:
         self.recorded += 1
-        out = tuple(t.clone() for t in self._run(ids, position, buffers))
+        out = tuple(t.clone() for t in run(self._pieces(ids, position, buffers)))
 
-        def replay() -> None:
-            for fixed, new in zip(out, self._run(ids, position, buffers), strict=True):
+        def replay(new_ids: Any, new_position: Any) -> Any:
+            ids.copy_(new_ids)
+            position.copy_(new_position)
+            for fixed, new in zip(out, run(self._pieces(ids, position, buffers)), strict=True):
                 fixed.copy_(new)
+            return out
 
-        return SimpleNamespace(replay=replay), (ids, position), out
+        return SimpleNamespace(replay=replay)
+
+
+def in_one_piece(step: Callable[..., Any]) -> Callable[..., Pieces]:
+    def pieces(*given: Any) -> Pieces:
+        yield from ()
+        out: Out = step(*given)
+        return out
+
+    return pieces
 
 
 class TestRecording:
@@ -321,7 +333,7 @@ class TestRecording:
         monkeypatch.setattr(compiled, "use_cache_folder", lambda: None)
         compile_all(step)
         assert step._run is not None
-        recorder = OnCpu(step._run)
+        recorder = OnCpu(in_one_piece(step._run))
         step._run = recorder
         monkeypatch.setattr(loaded(plain), "compiled", step)
         steps = count_steps(plain, monkeypatch)
@@ -331,7 +343,7 @@ class TestRecording:
         assert 4 < recorder.recorded < len(steps) / 5
 
     def test_what_it_gave_stays(self) -> None:
-        recorder = OnCpu(lambda ids, position, buffers: (ids + 1.0, position + 1.0))
+        recorder = OnCpu(in_one_piece(lambda ids, position, _: (ids + 1.0, position + 1.0)))
         buffers = [(torch.zeros(1, 1, 4, 1), torch.zeros(1, 1, 4, 1))]
         outs = [recorder(torch.tensor([[n]]), torch.tensor([n]), buffers) for n in range(4)]
         assert [int(logits) for logits, _ in outs] == [int(states) for _, states in outs] == [1, 2, 3, 4]
@@ -349,7 +361,7 @@ def test_what_runs_on_a_gpu_is_traced_whole(plain: LocalEngine) -> None:
         buffers = [(keys, values) for _ in step.layers]
         for rows in (1, 3):
             ids = torch.zeros(1, rows, dtype=torch.long, device="meta")
-            logits, states = step.run(ids, ids[0, :1], buffers)
+            logits, states = run(step.pieces(ids, ids[0, :1], buffers))
             assert logits.shape == (rows, model.config.vocab_size)
             assert states.shape == (1, rows, model.config.hidden_size)
 

@@ -81,6 +81,11 @@ def test_where_there_is_nothing_to_plan(air: Any, limits: dict[int | str, int], 
     assert plan_experts(air, limits, chosen=False) is None, why
 
 
+def test_weights_that_will_be_of_other_sizes(air: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(air.config, "quantization_config", {"quant_method": "fp8"}, raising=False)
+    assert plan_experts(air, LIMITS, chosen=False) is None
+
+
 def test_a_model_without_experts() -> None:
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(LlamaConfig(num_hidden_layers=4), dtype=torch.bfloat16)
