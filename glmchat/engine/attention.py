@@ -135,6 +135,11 @@ def _mask_or_causal(**asked: Any) -> Any:
     return sdpa_mask(**asked)
 
 
+def is_plain(module: Any, x: Any, mask: Any, more: dict[str, Any]) -> bool:
+    """Whether each of the tokens x [1, n, hidden] attends to itself and to all before it, and that is all."""
+    return mask is None and (x.shape[1] == 1 or _is_causal(module, more)) and _is_usual(x, more)
+
+
 def _is_causal(module: Any, more: dict[str, Any]) -> bool:
     """Whether no mask means that a token attends to those before it, and not that all attend to all."""
     return False not in (more.get("is_causal"), getattr(module, "is_causal", None))

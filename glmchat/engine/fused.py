@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from . import attention, native
+from . import attention, layer, native
 
 Forward = Callable[..., Any]
 
@@ -19,12 +19,12 @@ def use_fused(model: Any) -> None:
     """Let the modules of `model`, all of it in BF16 on a CPU, take the kernels where they can."""
     if not native.usable():
         return
-    agree: dict[tuple[type, int], bool] = {}
-    for module in model.modules():
-        for step in _STEPS:
+    agree: dict[tuple[Any, ...], bool] = {}
+    for step in _STEPS:
+        for module in model.modules():
             if not (width := step.width(module)):
                 continue
-            ours, kind = step.make(module), (type(module), width)
+            ours, kind = step.make(module), (type(module), width, *map(type, module.children()))
             if kind not in agree:
                 agree[kind] = _agree(ours, module.forward, step.inputs(module, width))
             if agree[kind]:
@@ -124,9 +124,11 @@ def _attention_width(module: Any) -> int:
 
 
 def _layer(module: Any) -> Forward:
-    """Its modules are not called but run: torch looks for hooks in each, which nobody has set."""
+    """All of it in one call where it can be. Else its modules are not called but run: torch looks for hooks
+    in each, which nobody has set."""
     attend, mlp = module.self_attn, module.mlp
     before, between = module.input_layernorm, module.post_attention_layernorm
+    whole = layer.described(module)
 
     def forward(
         hidden_states: Any,
@@ -137,6 +139,10 @@ def _layer(module: Any) -> Forward:
         position_embeddings: Any = None,
         **more: Any,
     ) -> Any:
+        if whole is not None and attention.is_plain(attend, hidden_states, attention_mask, more):
+            out = layer.run(whole, attend.layer_idx, hidden_states, position_embeddings, past_key_values)
+            if out is not None:
+                return out
         out, _ = attend.forward(
             hidden_states=before.forward(hidden_states),
             position_embeddings=position_embeddings,
@@ -221,11 +227,7 @@ def _route(module: Any) -> Forward:
 
 
 def _route_width(module: Any) -> int:
-    import torch
-
-    bias = getattr(module, "e_score_correction_bias", None)
-    routes = bias is not None and bias.dtype == torch.float32 and getattr(module, "num_group", 0) == 1
-    return module.weight.shape[1] if routes and native.multiplies(module.weight) else 0
+    return module.weight.shape[1] if layer.routes(module) else 0
 
 
 class _Step(NamedTuple):
@@ -240,8 +242,8 @@ class _Step(NamedTuple):
 _STEPS = (
     _Step(_norm, _norm_width),
     _Step(_attention, _attention_width, _rows_and_angles),
-    _Step(_layer, _layer_width, _layer_inputs),
     _Step(_mlp, _mlp_width),
     _Step(_experts, _experts_width, _rows_and_experts),
     _Step(_route, _route_width),
+    _Step(_layer, _layer_width, _layer_inputs),  # compared with what it has of the others
 )

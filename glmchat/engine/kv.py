@@ -49,6 +49,28 @@ def use(cache: Any, length: int) -> None:
         layer.use(length)
 
 
+def opened(cache: Any, number: int, count: int) -> tuple[Any, Any] | None:
+    """The keys and values of a layer [1, groups, room, size], with room for so many tokens more.
+
+    Those count once `close` says so. None where it does not grow in place, or holds nothing yet.
+    """
+    layers = getattr(cache, "layers", ())
+    layer = layers[number] if number < len(layers) else None
+    if not isinstance(layer, _layer_class()) or not layer.is_initialized:
+        return None
+    needed = layer.get_seq_length() + count
+    buffers: tuple[Any, Any] = layer.whole(
+        max(layer.room, needed if needed <= layer.room else _grown(needed))
+    )
+    return buffers
+
+
+def close(cache: Any, number: int, count: int) -> None:
+    """So many tokens more are what the layer holds."""
+    layer = cache.layers[number]
+    layer.use(layer.get_seq_length() + count)
+
+
 def is_whole(cache: Any) -> bool:
     """Whether `whole` can be asked for: all layers grow in place, and hold something."""
     layers = getattr(cache, "layers", None) or []

@@ -209,6 +209,39 @@ def run_experts(x: Any, numbers: Any, weights: Any, gates: Matrices, downs: Matr
     return out
 
 
+class Layer(ctypes.Structure):
+    """A decoder layer: sizes, and where its weights lie, which must live on. See kernels/layer.c."""
+
+    _fields_ = (
+        *((name, ctypes.c_ssize_t) for name in ("hidden", "heads", "groups", "size")),
+        *((name, ctypes.c_void_p) for name in ("before", "between", "query_norm", "key_norm")),
+        *((name, ctypes.c_double) for name in ("before_eps", "between_eps", "query_eps", "key_eps", "scale")),
+        *((name, ctypes.POINTER(Matrix)) for name in ("projections", "output", "opening", "closing")),
+        *((name, ctypes.c_ssize_t) for name in ("experts", "each")),
+        *((name, ctypes.c_void_p) for name in ("router", "bias")),
+        *((name, ctypes.POINTER(Matrix)) for name in ("gates", "downs")),
+        ("factor", ctypes.c_double),
+        ("shared", ctypes.c_int32),
+    )
+
+
+def run_layer(layer: Layer, x: Any, cos: Any, sin: Any, keys: Any, values: Any, known: int) -> Any:
+    """x [..., n, hidden] after the layer. Rows come after `known` tokens, by cos and sin [..., n, turned],
+    and their keys and values are put behind those in [1, groups, room, size].
+
+    Raises: IndexError for an expert that there is not.
+    """
+    out, cos, sin = x.new_empty(x.shape).copy_(x), cos.contiguous(), sin.contiguous()
+    rows, kernels = out.numel() // out.shape[-1], _loaded()
+    room = out.new_empty(kernels.glmchat_layer_room(layer, rows) // out.itemsize)
+    if not kernels.glmchat_layer(
+        *(layer, out.data_ptr(), rows, cos.data_ptr(), sin.data_ptr(), cos.shape[-1]),
+        *(keys.data_ptr(), values.data_ptr(), keys.stride(1), known, room.data_ptr()),
+    ):
+        raise IndexError("a token goes to an expert that there is not")
+    return out
+
+
 def multiplies(weight: Any) -> bool:
     """Whether `multiply_plain` can be asked for."""
     import torch
@@ -300,6 +333,11 @@ def _kernels() -> ctypes.CDLL | None:
     kernels.glmchat_multiply.argtypes = [*[pointer] * 2, *[size] * 2, pointer]
     kernels.glmchat_experts.argtypes = [*[pointer] * 3, *[size] * 2, *[pointer] * 2, size, *[pointer] * 3]
     kernels.glmchat_experts.restype = c.c_bool
+    kernels.glmchat_layer_room.argtypes = [c.POINTER(Layer), size]
+    kernels.glmchat_layer_room.restype = size
+    kernels.glmchat_layer.argtypes = [c.POINTER(Layer), pointer, size, *[pointer] * 2, size]
+    kernels.glmchat_layer.argtypes += [*[pointer] * 2, *[size] * 2, pointer]
+    kernels.glmchat_layer.restype = c.c_bool
     kernels.glmchat_multiply_plain.argtypes = [*[pointer] * 2, *[size] * 3, number, pointer]
     kernels.glmchat_norm.argtypes = [*[pointer] * 2, *[size] * 2, real, pointer]
     kernels.glmchat_rotate.argtypes = [*[pointer] * 4, *[size] * 5]

@@ -14,6 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "kernels.h"
 #include "tile.h"
 
 enum { WIDTH = 128, ROWS = 32, KEYS = 256, SPLIT = 1024, MAX_SIZE = 256 }; /* WIDTH: rows of a task; ROWS: at once */
@@ -114,7 +115,7 @@ static void attend(const Call *call, Part part, ptrdiff_t group, ptrdiff_t first
     const ptrdiff_t size = call->size, pairs = size / 2;
     const ptrdiff_t each = call->heads / call->groups, known = call->length - call->rows;
     const ptrdiff_t used = least(WIDTH, each * call->rows - first);
-    const bool few = EVEN == LANES && 2 * used <= size; /* so that it is less to turn scores than keys */
+    const bool few = (int)EVEN == (int)LANES && 2 * used <= size; /* so that it is less to turn scores than keys */
     uint32_t query[WIDTH * MAX_SIZE / 2]; /* [rows, pairs] */
     uint32_t keys[MAX_SIZE / 2 * KEYS];   /* [pairs, keys]; of few rows the query [pairs, rows] */
     uint32_t values[KEYS / 2 * MAX_SIZE]; /* [pairs of keys, size] */

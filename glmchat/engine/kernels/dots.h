@@ -39,8 +39,8 @@ INLINE Inputs load_inputs(const uint16_t *from, ptrdiff_t left) { return load_bi
 #endif
 
 /* Of so many inputs that are left. */
-INLINE void step(Sum sum[MOST_DOTS][MOST_DOTS], const uint16_t *x, const uint16_t *weights, ptrdiff_t ins, ptrdiff_t gap,
-                 const int rows, const int outs, ptrdiff_t left) {
+INLINE void step(Sum sum[MOST_DOTS][MOST_DOTS], const uint16_t *x, const uint16_t *weights, ptrdiff_t ins,
+                 ptrdiff_t gap, const int rows, const int outs, ptrdiff_t left) {
     Inputs weight[MOST_DOTS];
     UNROLL for (int o = 0; o < outs; o++) weight[o] = load_inputs(weights + o * gap * ins, left);
     UNROLL for (int part = 0; part < PARTS; part++) {

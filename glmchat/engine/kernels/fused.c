@@ -1,6 +1,7 @@
 /* The small steps of a layer, between its products. In torch each is a dozen operations, which take longer to begin
    than to do where a token is alone. Rounded where torch rounds. */
 
+#include "kernels.h"
 #include "steps.h"
 
 #define IN_PARALLEL _Pragma("omp parallel for schedule(static) if (rows * size >= 1 << 16)")

@@ -3,14 +3,9 @@
 #pragma once
 
 #include "dots.h"
+#include "kernels.h"
 
 enum { MOST_OUTS = 64 };
-
-typedef struct {
-    const uint32_t *packed; /* [outs / block][room / 2][block][2], zeros where there is no element; or [outs, ins] */
-    const uint16_t *bias;   /* [outs], or none */
-    ptrdiff_t outs, ins, room, block;
-} Matrix;
 
 /* The block of outputs that begins with the one of number `begin`: out [rows, outs] of x [rows, ins]. */
 INLINE void block_of(Tiles *tiles, const Matrix *matrix, const uint16_t *x, ptrdiff_t begin, uint16_t *out,

@@ -1,0 +1,159 @@
+"""A decoder layer in one call: the very numbers of its steps, and only where it computes what they do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache, Glm4MoeConfig, LlamaConfig
+
+from glmchat.engine import fused, kv, layer
+from glmchat.engine.attention import use_own_attention
+from glmchat.engine.local import open_local
+from glmchat.engine.memory import LoadOptions
+from glmchat.engine.packing import pack, use_packed_experts
+from glmchat.glm.checkpoints import resolve
+
+pytestmark = pytest.mark.usefixtures("kernels")
+
+DEMO = resolve("demo").folder
+SIZES: dict[str, Any] = {
+    "vocab_size": 300,
+    "hidden_size": 192,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+    "intermediate_size": 96,
+}
+GLM: dict[str, Any] = {
+    **SIZES,
+    "hidden_size": 160,
+    "moe_intermediate_size": 64,
+    "n_routed_experts": 5,
+    "num_experts_per_tok": 2,
+    "n_shared_experts": 2,
+    "first_k_dense_replace": 1,
+    "n_group": 1,
+    "topk_group": 1,
+    "attention_bias": True,
+    "norm_topk_prob": True,
+    "routed_scaling_factor": 1.5,
+    "partial_rotary_factor": 0.5,
+}
+CONFIGS = {
+    "demo": None,
+    "biases": Glm4MoeConfig(**GLM),
+    "norms of heads": Glm4MoeConfig(**GLM, use_qk_norm=True),
+    "few heads": Glm4MoeConfig(**{**GLM, "num_attention_heads": 2}),
+    "llama": LlamaConfig(**SIZES, mlp_bias=True),
+}
+
+
+def build(config: Any) -> Any:
+    """A model that the kernels run: of random weights, or the bundled one."""
+    if config is None:
+        model = AutoModelForCausalLM.from_pretrained(DEMO, dtype="bfloat16")
+    else:
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+        for name, weight in model.named_parameters():
+            if weight.ndim == 1:  # biases are 0, and norms 1
+                torch.nn.init.normal_(weight, float("norm" in name), 0.2)
+    use_own_attention(model.eval())
+    for _ in pack(model):
+        pass
+    use_packed_experts(model)
+    fused.use_fused(model)
+    return model
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The numbers of layers that were computed in one call."""
+    numbers: list[int] = []
+    run = layer.run
+
+    def counting(whole: Any, number: int, *given: Any) -> Any:
+        out = run(whole, number, *given)
+        if out is not None:
+            numbers.append(number)
+        return out
+
+    monkeypatch.setattr(layer, "run", counting)
+    return numbers
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@torch.inference_mode()
+def test_same_numbers(name: str, calls: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    model = build(CONFIGS[name])
+    layers = model.config.num_hidden_layers
+    parts = [torch.randint(300, (1, rows)) for rows in (5, 1, 3, 1, 70, 300, 1)]  # beyond the first room
+    outs: list[list[Any]] = []
+    caches = [kv.growing(DynamicCache(config=model.config)) for _ in range(2)]
+    for cache in caches:
+        calls.clear()
+        outs.append([model(input_ids=ids, past_key_values=cache).logits for ids in parts])
+        if cache is caches[0]:
+            assert calls == (len(parts) - 1) * list(range(layers)), "all but the first, which makes the cache"
+            monkeypatch.setattr(layer, "run", lambda *_: None)
+    assert all(torch.equal(a, b) for a, b in zip(*outs, strict=True))
+    for one, other in zip(*(cache.layers for cache in caches), strict=True):
+        assert torch.equal(one.keys, other.keys)
+        assert torch.equal(one.values, other.values)
+        assert one.get_seq_length() == 381
+
+
+@torch.inference_mode()
+def test_where_it_is_not_that(calls: list[int]) -> None:
+    """A cache of another kind, a mask, several rows of a batch, and numbers that are not in BF16."""
+    model = build(CONFIGS["biases"])
+    assert calls == [0, 1], "each kind is compared with its steps first"
+    calls.clear()
+    ids = torch.arange(8)[None]
+    cache = DynamicCache(config=model.config)
+    model(input_ids=ids, past_key_values=cache)
+    expected = model(input_ids=ids, past_key_values=cache).logits
+    assert not calls
+    grown = kv.growing(DynamicCache(config=model.config))
+    model(input_ids=ids, past_key_values=grown)
+    unseen = torch.ones(1, 16).index_fill(1, torch.tensor([2]), 0)
+    masked = model(input_ids=ids, past_key_values=grown, attention_mask=unseen).logits
+    assert not torch.equal(masked, expected)
+    model(input_ids=ids.expand(2, -1))
+    assert not calls
+    grown.crop(-8)
+    assert torch.equal(model(input_ids=ids, past_key_values=grown).logits, expected)
+    assert calls == [0, 1]
+
+
+@torch.inference_mode()
+def test_experts_in_groups_are_left_to_transformers(calls: list[int]) -> None:
+    """They are chosen in another way: the layers that have them go step by step."""
+    config = AutoConfig.from_pretrained(DEMO, n_group=2)
+    model = AutoModelForCausalLM.from_pretrained(DEMO, config=config, dtype="bfloat16").eval()
+    described = [layer.described(module) for module in model.model.layers]
+    assert not any(described), "nothing is packed yet"
+    use_own_attention(model)
+    for _ in pack(model):
+        pass
+    use_packed_experts(model)
+    fused.use_fused(model)
+    dense = config.first_k_dense_replace
+    described = [layer.described(module) for module in model.model.layers]
+    assert [d is not None for d in described] == [number < dense for number in range(len(described))]
+
+
+def test_the_engine_uses_it(calls: list[int]) -> None:
+    with open_local("demo", LoadOptions(device_map="cpu")) as engine:
+        engine.lend(lambda decoder, *_: forward_twice(decoder.loaded))
+    assert set(calls) >= {0, 1, 2, 3}
+
+
+def forward_twice(loaded: Any) -> None:
+    with loaded.inference():
+        cache = loaded.new_cache()
+        for _ in range(2):
+            loaded.forward(loaded.ids([1, 2, 3]), cache)
