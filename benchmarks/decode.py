@@ -202,10 +202,11 @@ class BareLoop:
             cache.crop(same - len(self._read))
         with torch.inference_mode():
             for at in range(same, cached, 512):
-                model(input_ids=torch.tensor([prompt[at : min(at + 512, cached)]]), past_key_values=cache)
+                part = torch.tensor([prompt[at : min(at + 512, cached)]], device=model.device)
+                model(input_ids=part, past_key_values=cache)
             self._read, self._cache = prompt, cache
+            ids = torch.tensor([prompt[cached:]], device=model.device)
             began = time.perf_counter()
-            ids = torch.tensor([prompt[cached:]])
             int(model(input_ids=ids, past_key_values=cache, logits_to_keep=1).logits[0, -1].argmax())
         return time.perf_counter() - began
 

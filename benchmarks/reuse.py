@@ -47,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--last", type=int, default=50, help="the turn to which it grows (%(default)s)")
     parser.add_argument("--history", type=int, default=8000, help="tokens before it (%(default)s)")
     parser.add_argument("--repeats", type=int, default=7, help="of each measurement (%(default)s)")
+    parser.add_argument("--device-map", default="cpu", help="cpu, or cuda:0 (%(default)s)")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -63,7 +64,7 @@ def run(args: argparse.Namespace) -> None:
 def _measure(model: str, args: argparse.Namespace, *, whole: bool) -> list[Comparison]:
     """Without `whole` not what reads all of the history each time."""
     with contextlib.ExitStack() as stack:
-        engine = settled(stack.enter_context(open_local(model, LoadOptions(device_map="cpu"))))
+        engine = settled(stack.enter_context(open_local(model, LoadOptions(device_map=args.device_map))))
         limits = stack.enter_context(side(_limits, model, args))()
         bare = stack.enter_context(side(_bare, model, args)) if whole else None
         return [
@@ -82,15 +83,16 @@ def _write(folder: str, shape: dict[str, int]) -> Callable[[], Path]:
     return lambda: write_random_checkpoint(Path(folder), shape)
 
 
-def _bare(model: str, _: argparse.Namespace) -> Callable[..., float]:
-    return BareLoop(model, "cpu").ttft
+def _bare(model: str, args: argparse.Namespace) -> Callable[..., float]:
+    return BareLoop(model, args.device_map).ttft
 
 
-def _limits(*_: object) -> Callable[[], tuple[float, float]]:
-    """FLOP/s of products and bytes/s of this machine."""
+def _limits(_: str, args: argparse.Namespace) -> Callable[[], tuple[float, float]]:
+    """FLOP/s of products and bytes/s of the device."""
     import torch
 
-    return lambda: (matmul_speed(torch.device("cpu"), 2048), read_bandwidth("cpu"))
+    device = torch.device(args.device_map)
+    return lambda: (matmul_speed(device, 2048 if device.type == "cpu" else 8192), read_bandwidth(str(device)))
 
 
 def _compare(

@@ -66,7 +66,7 @@ def _measure(model: str, args: argparse.Namespace) -> list[Comparison]:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "times.json"
         asked = json.dumps([(case.turn, case.enter_s) for case in cases])
-        words = [model, str(args.history), asked, str(file)]
+        words = [model, args.device_map, str(args.history), asked, str(file)]
         chat = spawn([sys.executable, "-m", "benchmarks.typed", *words])
         for number, case in enumerate(cases):
             chat.expect("/help lists")
@@ -107,9 +107,9 @@ def _say(chat: pexpect.spawn[bytes], text: str, enter_s: float | None) -> None:
     chat.expect(STATS)
 
 
-def main(model: str, tokens: str, cases: str, file: str) -> None:
+def main(model: str, device_map: str, tokens: str, cases: str, file: str) -> None:
     """The program at which somebody types: a conversation for each case. Writes seconds to `file`."""
-    settings = Settings(model=model, device_map="cpu", tools=(NONE,), offline=True)
+    settings = Settings(model=model, device_map=device_map, tools=(NONE,), offline=True)
     load = LoadState()
     times = []
     with start.open_chat(settings, load, apart=True) as chat:
