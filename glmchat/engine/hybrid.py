@@ -110,7 +110,7 @@ class _Layer:
         self._here: Callable[[Any, Any, Any], Any] = module.forward
         self.experts = _sendable(module)
         self.sender = sender
-        if self.experts and sender.least is None:
+        if self.experts and sender.least is None and sender.sends:
             sender.least = self._measured()
 
     def __deepcopy__(self, _: object) -> _Layer:
@@ -234,6 +234,8 @@ class _Sender:
 
     def __init__(self, device: Any) -> None:
         self.device = device
+        self.sends = device.type in ("cuda", "cpu")
+        """Only to those; a CPU is sent nothing, as it has them."""
         self.least: float | None = None
         """Rows of an expert from which on it pays to send it."""
         self._slots: Iterator[_Slot] | None = None

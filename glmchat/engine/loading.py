@@ -381,7 +381,7 @@ class LoadedModel:
         """Raises ModelError where it is `wanted` and not there."""
         fits = wanted or (not (self.offloaded or self.hybrid) and self._has_room_for_a_layer())
         head = load_mtp(self._model, folder) if fits else None
-        if head is not None and is_packed(self._model):
+        if head is not None and head.device.type == "cpu" and is_packed(self._model):
             for _ in pack(head.layer):
                 pass
             use_fused(head.layer)
