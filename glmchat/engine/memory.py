@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -20,6 +21,14 @@ STRATEGIES = ("auto", "balanced", "sequential")
 _DEVICE = re.compile(r"cpu|disk|mps|(cuda|xpu)(:\d+)?")
 _PARALLEL = re.compile(r"tensor(?::([2-9]|[1-9]\d+))?")
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt])(i?)b?", re.IGNORECASE)
+
+
+_PROC, _CGROUP = Path("/proc"), Path("/sys/fs/cgroup")
+_CGROUPS = (
+    (_CGROUP, "memory.max", "memory.current", "inactive_file"),
+    (_CGROUP / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+)
+"""Where Linux tells what a container may use and does, and what of that it would give up; by version."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,8 +139,29 @@ def parse_device_map(text: str) -> DeviceMap:
 
 
 def free_memory() -> int:
-    """Bytes of this machine's memory that nobody uses."""
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    """Bytes of memory that can be had; no more, on Linux, than a container has left.
+
+    What nobody uses, and there also what files are kept in that may be read again, but for those that this
+    process has mapped, as weights.
+    """
+    available = _numbers(_PROC / "meminfo").get("MemAvailable")
+    if available is None:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    free = [1024 * (available - _numbers(_PROC / "self" / "status").get("RssFile", 0))]
+    for folder, most, used, files in _CGROUPS:
+        with contextlib.suppress(OSError, ValueError):  # not of this kind, or without a limit: "max"
+            limit, now = (int((folder / name).read_text(encoding="ascii")) for name in (most, used))
+            free.append(limit - now + _numbers(folder / "memory.stat").get(files, 0))
+    return max(0, min(free))
+
+
+def _numbers(file: Path) -> dict[str, int]:
+    """Those in a file of Linux's with a name and a number in each line; in kB where a unit stands there."""
+    try:
+        text = file.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return {}
+    return {name: int(number) for name, number in re.findall(r"^(\w+):?\s+(\d+)", text, re.MULTILINE)}
 
 
 def peak_resident() -> int:
