@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import itertools
 import logging
 import shutil
 import tempfile
@@ -268,11 +267,14 @@ class LoadedModel:
         Takes milliseconds. False: all are.
         """
         if self._paging is None:
-            address, plain = self._torch.ops.mkldnn.data_ptr, self._torch.nn.Parameter
-            usual = [t for t in self.weights() if type(t) is plain and t.device.type == "cpu"]
-            huge = onto_huge_pages([address(t) if t.is_mkldnn else t.data_ptr() for t in usual])
-            self._paging = itertools.chain(huge, pin(self._model, self._on_close.callback))
+            self._paging = self._page()
         return next(self._paging, False) is None
+
+    def _page(self) -> Iterator[None]:
+        address, plain = self._torch.ops.mkldnn.data_ptr, self._torch.nn.Parameter
+        usual = [t for t in self.weights() if type(t) is plain and t.device.type == "cpu"]
+        yield from onto_huge_pages([address(t) if t.is_mkldnn else t.data_ptr() for t in usual])
+        yield from pin(self._model, self._on_close.callback)
 
     def join(self, states: Any, more: Any) -> Any:
         """States [1, n, hidden] and those of the tokens behind them."""
