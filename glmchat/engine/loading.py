@@ -68,7 +68,7 @@ def load_model(
                 model = _load_weights(checkpoint, options, config, on_progress, **share)
             return LoadedModel(model, undo.pop_all(), options.speculate, checkpoint.folder, ranks)
         config = _config(checkpoint, options)
-        device_map = place(config, options)
+        device_map = place(checkpoint.folder, config, options)
         offload_folder = _offload_folder(options.offload_dir)
         if offload_folder is not None:
             undo.callback(shutil.rmtree, offload_folder, ignore_errors=True)

@@ -7,21 +7,27 @@ GLM-4.5-Air, and what is left is little enough for a CPU to compute.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from ..errors import ModelError
 from .hybrid import experts_of
 from .memory import DeviceMap, LoadOptions
 
+log = logging.getLogger(__name__)
+
 _SHARE = 0.92
 """Of a GPU's free memory; the rest is for what is computed there."""
 _CONTEXT = 32768
 """Tokens for whose KV cache room is left."""
+_MUCH = 4
+"""Times what is on the disk: twice where BF16 becomes FP32, and room for all else."""
 
 
-def place(config: Any, options: LoadOptions) -> DeviceMap:
-    """The device map with which to load the model of this config: as asked for, or as planned here.
+def place(folder: Path, config: Any, options: LoadOptions) -> DeviceMap:
+    """The device map with which to load the checkpoint in `folder`: as asked for, or as planned here.
 
     Raises: ModelError for a map, or a limit, that does not fit the model or this machine.
     """
@@ -32,11 +38,19 @@ def place(config: Any, options: LoadOptions) -> DeviceMap:
     if isinstance(device_map, str):
         if most is None and not torch.accelerator.is_available():
             return {"": "cpu"}
-        if device_map == "auto" and torch.cuda.is_available():
+        if device_map == "auto" and torch.cuda.is_available() and (most or not _is_small(folder)):
             return _plan(config, options, most) or device_map
     elif "" not in device_map:
         _check_modules(device_map, _on_meta(config, options))
     return device_map
+
+
+def _is_small(folder: Path) -> bool:
+    """Whether it fits on the first GPU in any case: to plan takes a few tenths of a second."""
+    import torch
+
+    stored = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    return _MUCH * stored < torch.cuda.mem_get_info(0)[0]
 
 
 def _plan(
@@ -44,7 +58,12 @@ def _plan(
 ) -> dict[str, int | str] | None:
     from accelerate.utils import get_max_memory
 
-    return plan_experts(_on_meta(config, options), get_max_memory(most), chosen=most is not None)
+    try:
+        model = _on_meta(config, options)
+    except Exception:  # a model with code of its own need not be made for that
+        log.debug("the model's parts cannot be planned for", exc_info=True)
+        return None
+    return plan_experts(model, get_max_memory(most), chosen=most is not None)
 
 
 def _on_meta(config: Any, options: LoadOptions) -> Any:
