@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, Glm4MoeConfig, LlamaConfig
+from transformers import AutoConfig, AutoModelForCausalLM, Glm4MoeConfig, LlamaConfig
 
 from benchmarks.gpu import AIR
-from glmchat.engine.placing import plan_experts
+from glmchat.engine import placing
+from glmchat.engine.memory import LoadOptions
+from glmchat.engine.placing import place, plan_experts
 
 GIB = 1 << 30
 LIMITS: dict[int | str, int] = {0: 76 * GIB, "cpu": 160 * GIB}
@@ -90,3 +93,36 @@ def test_a_model_without_experts() -> None:
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(LlamaConfig(num_hidden_layers=4), dtype=torch.bfloat16)
     assert plan_experts(model, {0: GIB, "cpu": 160 * GIB}, chosen=False) is None
+
+
+class TestPlace:
+    @pytest.fixture(autouse=True)
+    def one_gpu(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """As far as is asked, of half a megabyte."""
+        for name in ("cuda", "accelerator"):
+            monkeypatch.setattr(getattr(torch, name), "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (500_000, 500_000))
+        monkeypatch.setattr("accelerate.utils.get_max_memory", lambda _: {0: 500_000, "cpu": GIB})
+        monkeypatch.setattr(placing, "_CONTEXT", 16)
+
+    def place(self, folder: Path, **options: Any) -> Any:
+        return place(folder, AutoConfig.from_pretrained(folder), LoadOptions(**options))
+
+    def test_experts_are_planned_for(self, tiny_glm: Path) -> None:
+        placed = self.place(tiny_glm)
+        assert placed["model.layers.1.mlp.experts"] == "cpu"
+        assert placed["lm_head"] == 0
+
+    def test_only_for_auto(self, tiny_glm: Path) -> None:
+        assert self.place(tiny_glm, device_map="sequential") == "sequential"
+        assert self.place(tiny_glm, device_map="cpu") == {"": "cpu"}
+
+    def test_not_where_it_fits_in_any_case(self, tiny_glm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (GIB, GIB))
+        assert self.place(tiny_glm) == "auto"
+
+    def test_a_model_that_cannot_be_made_is_left_to_transformers(
+        self, tiny_glm: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(AutoModelForCausalLM, "from_config", lambda *_, **__: 1 / 0)
+        assert self.place(tiny_glm) == "auto"
