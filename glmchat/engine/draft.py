@@ -172,6 +172,11 @@ class Mtp:
         if not most:
             return []
         self._ids.append(token_id)
+        at_once = self._head.draft(self._ids, self._states, self._cache, most)
+        if at_once is not None:
+            self._states, self._ids = None, []
+            self._cache.crop(1 - most)  # what follows a guess
+            return at_once
         state = self._follow(len(self._ids))[:, -1:]
         self._states = None
         guesses: list[Any] = []

@@ -31,6 +31,12 @@ def use_fused(model: Any) -> None:
                 module.forward = ours
 
 
+def is_whole(model: Any) -> bool:
+    """Whether each layer of `model` is one call, and attends to all that came before; so it needs no mask."""
+    layers = getattr(getattr(model, "model", None), "layers", None) or ()
+    return bool(layers) and all(getattr(layer.forward, "is_whole", False) for layer in layers)
+
+
 def _agree(ours: Forward, theirs: Forward, inputs: Sequence[Any]) -> bool:
     """Whether both make the same of them."""
     import torch
@@ -154,6 +160,7 @@ def _layer(module: Any) -> Forward:
         x = hidden_states + out
         return x + mlp.forward(between.forward(x))
 
+    forward.is_whole = whole is not None  # type: ignore[attr-defined]
     return forward
 
 

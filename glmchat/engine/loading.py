@@ -24,7 +24,7 @@ from ..glm.checkpoints import Checkpoint
 from .attention import use_own_attention
 from .compiled import CompiledStep, plan_compiling
 from .faults import one_line
-from .fused import use_fused
+from .fused import is_whole, use_fused
 from .hybrid import compute_where_they_are, pin
 from .kv import copy_start, growing
 from .memory import LoadOptions, free_memory, peak_resident
@@ -34,6 +34,7 @@ from .placing import place
 from .progress import OnProgress, WeightsBar
 from .ranks import OnBroken, Ranks, Seat, hide_gpus
 from .resident import FilePages, onto_huge_pages, tight_heap
+from .rotary import Angles
 from .weights import active_bytes
 
 SMALL = 1 << 26
@@ -205,6 +206,7 @@ class LoadedModel:
         auto = self.mtp is not None or not (self.offloaded or self.hybrid)
         self.speculates = speculate != "off" and (auto or speculate != "auto")
         """Tokens are guessed ahead."""
+        self._angles = Angles(model.model.rotary_emb, model.model.norm.weight) if is_whole(model) else None
         self._paging: Iterator[None] | None = None
         self.compiled: CompiledStep | None = None
         """The decode step compiled, or yet to be; None where it is not going to be."""
@@ -243,8 +245,15 @@ class LoadedModel:
             return self.forward_eager(ids, cache, rows)
 
     def forward_eager(self, ids: Any, cache: Any, rows: int = 1) -> tuple[Any, Any]:
-        """The same, by the model as transformers runs it."""
+        """The same, by the model as transformers runs it, or layer by layer where those are all there is."""
         model = self._model
+        if self._angles is not None:
+            x = model.model.embed_tokens(ids)
+            angles = self._angles.of(cache.get_seq_length(), ids.shape[1])
+            for layer in model.model.layers:
+                x = layer(x, past_key_values=cache, use_cache=True, position_embeddings=angles)
+            states = model.model.norm(x)
+            return model.lm_head(states[:, -rows:])[0], states if self.mtp is not None else None
         if self.mtp is not None:
             states = model.model(input_ids=ids, past_key_values=cache, use_cache=True).last_hidden_state
             return model.lm_head(states[:, -rows:])[0], states

@@ -8,14 +8,18 @@ and layer 46 of GLM-4.5-Air: a decoder layer, and before it the projection that 
 from __future__ import annotations
 
 import copy
+import ctypes
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ..errors import ModelError
-from .kv import growing
+from . import layer, native
+from .attention import NATIVE
+from .kv import close, growing, opened
+from .rotary import Angles
 
 WHOLE_FILE, INDEX_FILE = "model.safetensors", "model.safetensors.index.json"
 
@@ -53,6 +57,13 @@ class MtpHead:
         }
         self.layer.load_state_dict(empty, assign=True)
         self.layer.requires_grad_(False).eval()
+        self._norms: list[Any] = [self.layer["enorm"], self.layer["hnorm"], self.layer["shared_head"].norm]
+        self._projection, self._block = self.layer["eh_proj"], self.layer["block"]
+        self._kernel: str | None = None
+        """For experts."""
+        self._drafter: native.Drafter | Literal[False] | None = None
+        """What guesses in one call; None until it is asked for, and False where that cannot be."""
+        self._angles = Angles(model.model.rotary_emb, empty["eh_proj.weight"])
 
     def tensors(self) -> dict[str, Any]:
         """The weights by their names on disk, less `model.layers.N.`: views, so that they can be filled."""
@@ -73,43 +84,96 @@ class MtpHead:
         state after its final norm, or for a further draft what this function gave. `cache` grows by n; its
         length before is the first position, as the trunk counts the token that gave the state.
         """
-        import torch
-
-        past = cache.get_seq_length()
-        positions = torch.arange(past, past + ids.shape[1], device=self.device)[None]
-        return self.run(ids, hidden, cache, positions)
+        past, rows = cache.get_seq_length(), ids.shape[1]
+        if self.device.type == "cpu" and (rows == 1 or self._config._attn_implementation == NATIVE):
+            x = self._joined(ids, hidden)
+            return self._through(x, None, cache, self._angles.of(past, rows))
+        return self.run(ids, hidden, cache, _positions(past, rows, self.device))
 
     def run(self, ids: Any, hidden: Any, cache: Any, positions: Any, mask: Any = None) -> Any:
         """As `forward`, a batch at positions [1, n]; causal unless a mask [1, 1, n, cached + n] comes."""
-        import torch
         from transformers.masking_utils import create_causal_mask
 
-        # The trunk may be switched to other experts kernels between prefill and decoding.
-        self._config._experts_implementation = getattr(self._model.config, "_experts_implementation", None)
-        layer, embedding = self.layer, self._model.get_input_embeddings()
-        tokens = embedding(ids.to(compute_device(embedding))).to(self.device)
-        joined = torch.cat([layer["enorm"](tokens), layer["hnorm"](hidden.to(self.device))], dim=-1)
-        x = layer["eh_proj"](joined)
+        x = self._joined(ids, hidden)
         angles = self._model.model.rotary_emb(x, positions)  # on its own device, where there are several
-        x = layer["block"](
-            x,
-            attention_mask=create_causal_mask(
-                config=self._config,
-                inputs_embeds=x,
-                attention_mask=mask,
-                past_key_values=cache,
-                position_ids=positions,
-            ),
-            position_ids=positions,
+        mask = create_causal_mask(
+            config=self._config,
+            inputs_embeds=x,
+            attention_mask=mask,
             past_key_values=cache,
-            use_cache=True,
-            position_embeddings=tuple(t.to(self.device) for t in angles),
+            position_ids=positions,
         )
-        return layer["shared_head"]["norm"](x)
+        return self._through(x, mask, cache, tuple(t.to(self.device) for t in angles))
+
+    def _joined(self, ids: Any, hidden: Any) -> Any:
+        """Tokens [1, n] and the trunk's states before them, as the decoder layer takes them [1, n, H]."""
+        import torch
+
+        embedding = self._model.get_input_embeddings()
+        tokens = embedding(ids.to(compute_device(embedding))).to(self.device)
+        return self._projection(
+            torch.cat([self._norms[0](tokens), self._norms[1](hidden.to(self.device))], dim=-1)
+        )
+
+    def _through(self, x: Any, mask: Any, cache: Any, angles: Any) -> Any:
+        """The decoder layer and the norm behind it."""
+        kernel = getattr(self._model.config, "_experts_implementation", None)
+        if kernel != self._kernel:  # the trunk may be switched between prefill and decoding
+            self._config._experts_implementation = self._kernel = kernel
+        x = self._block(
+            x, attention_mask=mask, past_key_values=cache, use_cache=True, position_embeddings=angles
+        )
+        return self._norms[2](x)
+
+    def draft(self, ids: Sequence[int], hidden: Any, cache: Any, count: int) -> list[int] | None:
+        """`count` guesses in one call of a kernel, the first of what follows `ids`; None where there is none.
+
+        ids and hidden are as for `forward`; `cache` grows by those and by all guesses but the last.
+        """
+        if self._drafter is None:
+            self._drafter = self._described() or False
+        past, more = cache.get_seq_length(), len(ids) + count - 1
+        buffers = opened(cache, 0, more) if self._drafter else None
+        if not self._drafter or buffers is None:
+            return None
+        guesses = native.draft(self._drafter, ids, hidden, count, self._angles.of(past, more), buffers, past)
+        close(cache, 0, more)
+        return guesses
+
+    def _described(self) -> native.Drafter | None:
+        """The layer as the kernel knows it, if all of it is in BF16 on a CPU, and packed."""
+        block, model = self._block, self._model
+        table, head = model.get_input_embeddings(), model.get_output_embeddings()
+        joining, to_logits = (getattr(m.weight, "native", None) for m in (self._projection, head))
+        plain = [m.weight for m in (table, *self._norms, *([] if to_logits else [head]))]
+        whole = layer.described(block) if getattr(block.forward, "is_whole", False) else None
+        if (
+            whole is None
+            or joining is None
+            or not all(map(native.multiplies, plain))
+            or head.bias is not None
+        ):
+            return None
+        drafter = native.Drafter(table=table.weight.data_ptr(), vocabulary=len(head.weight))
+        drafter.layer, drafter.joining = ctypes.pointer(whole), joining
+        for name, norm in zip(("token", "state", "last"), self._norms, strict=True):
+            setattr(drafter, f"{name}_norm", norm.weight.data_ptr())
+            setattr(drafter, f"{name}_eps", norm.variance_epsilon)
+        if to_logits:
+            drafter.head = to_logits
+        else:
+            drafter.plain = head.weight.data_ptr()
+        return drafter
 
     def logits(self, hidden: Any) -> Any:
         """[1, n, V] of states [1, n, H] that `forward` gave, by the trunk's lm_head."""
         return self._model.get_output_embeddings()(hidden)
+
+
+def _positions(begin: int, count: int, device: Any) -> Any:
+    import torch
+
+    return torch.arange(begin, begin + count, device=device)[None]
 
 
 def load_mtp(model: Any, folder: Path) -> MtpHead | None:

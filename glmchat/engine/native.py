@@ -242,6 +242,40 @@ def run_layer(layer: Layer, x: Any, cos: Any, sin: Any, keys: Any, values: Any, 
     return out
 
 
+class Drafter(ctypes.Structure):
+    """An MTP layer, likewise; `head` or `plain` makes logits of its states."""
+
+    _fields_ = (
+        ("layer", ctypes.POINTER(Layer)),
+        *((name, ctypes.c_void_p) for name in ("table", "token_norm", "state_norm", "last_norm")),
+        *((name, ctypes.c_double) for name in ("token_eps", "state_eps", "last_eps")),
+        *((name, ctypes.POINTER(Matrix)) for name in ("joining", "head")),
+        ("plain", ctypes.c_void_p),
+        ("vocabulary", ctypes.c_ssize_t),
+    )
+
+
+def draft(
+    drafter: Drafter, ids: Sequence[int], states: Any, count: int, angles: Any, buffers: Any, known: int
+) -> list[int]:
+    """`count` tokens that may follow the last of `ids`.
+
+    Each of those follows a token of which the trunk gave the state, in `states` [1, n, hidden]. For `angles`,
+    [1, n + count - 1, turned] each, `buffers` and `known` see `run_layer`.
+    """
+    rows, kernels = len(ids), _loaded()
+    states, (cos, sin), (keys, values) = states.contiguous(), (t.contiguous() for t in angles), buffers
+    room = states.new_empty(kernels.glmchat_draft_room(drafter, rows) // states.itemsize)
+    guesses = (ctypes.c_int64 * count)()
+    if not kernels.glmchat_draft(
+        *(drafter, (ctypes.c_int64 * rows)(*ids), states.data_ptr(), rows, count),
+        *(cos.data_ptr(), sin.data_ptr(), cos.shape[-1], keys.data_ptr(), values.data_ptr()),
+        *(keys.stride(1), known, room.data_ptr(), guesses),
+    ):
+        raise IndexError("a token goes to an expert that there is not")
+    return list(guesses)
+
+
 def multiplies(weight: Any) -> bool:
     """Whether `multiply_plain` can be asked for."""
     import torch
@@ -320,13 +354,18 @@ def _loaded() -> ctypes.CDLL:
 
 @functools.cache
 def _kernels() -> ctypes.CDLL | None:
-    """The library; None where it was not compiled, finds no OpenMP that it knows, or is not for this CPU."""
+    """The library; None where it was not compiled, or from older sources, finds no OpenMP that it knows, or
+    is not for this CPU."""
     if (mine := build()) is None:
         return None
     try:
-        kernels = ctypes.CDLL(str(library(mine)))
-    except OSError:
+        return _declared(ctypes.CDLL(str(library(mine))))
+    except (OSError, AttributeError):
         return None
+
+
+def _declared(kernels: ctypes.CDLL) -> ctypes.CDLL:
+    """With the types of what its functions take. Raises AttributeError where one is not there."""
     c: Any = ctypes
     pointer, size, number, real = c.c_void_p, c.c_ssize_t, c.c_int, c.c_double
     kernels.glmchat_attend.argtypes = [*[pointer] * 4, *[size] * 11, real]
@@ -338,6 +377,11 @@ def _kernels() -> ctypes.CDLL | None:
     kernels.glmchat_layer.argtypes = [c.POINTER(Layer), pointer, size, *[pointer] * 2, size]
     kernels.glmchat_layer.argtypes += [*[pointer] * 2, *[size] * 2, pointer]
     kernels.glmchat_layer.restype = c.c_bool
+    kernels.glmchat_draft_room.argtypes = [c.POINTER(Drafter), size]
+    kernels.glmchat_draft_room.restype = size
+    kernels.glmchat_draft.argtypes = [c.POINTER(Drafter), *[pointer] * 2, *[size] * 2, *[pointer] * 2, size]
+    kernels.glmchat_draft.argtypes += [*[pointer] * 2, *[size] * 2, *[pointer] * 2]
+    kernels.glmchat_draft.restype = c.c_bool
     kernels.glmchat_multiply_plain.argtypes = [*[pointer] * 2, *[size] * 3, number, pointer]
     kernels.glmchat_norm.argtypes = [*[pointer] * 2, *[size] * 2, real, pointer]
     kernels.glmchat_rotate.argtypes = [*[pointer] * 4, *[size] * 5]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -10,6 +11,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache, Glm4Moe
 
 from glmchat.engine import fused, kv, layer
 from glmchat.engine.attention import use_own_attention
+from glmchat.engine.cache import PrefixCache
+from glmchat.engine.draft import Mtp
+from glmchat.engine.loading import LoadedModel
 from glmchat.engine.local import open_local
 from glmchat.engine.memory import LoadOptions
 from glmchat.engine.packing import pack, use_packed_experts
@@ -146,14 +150,62 @@ def test_experts_in_groups_are_left_to_transformers(calls: list[int]) -> None:
     assert [d is not None for d in described] == [number < dense for number in range(len(described))]
 
 
-def test_the_engine_uses_it(calls: list[int]) -> None:
-    with open_local("demo", LoadOptions(device_map="cpu")) as engine:
-        engine.lend(lambda decoder, *_: forward_twice(decoder.loaded))
-    assert set(calls) >= {0, 1, 2, 3}
+@pytest.fixture
+def loaded() -> Iterator[LoadedModel]:
+    """The bundled checkpoint with its MTP layer."""
+    with open_local("demo", LoadOptions(device_map="cpu", speculate="mtp")) as engine:
+        found: LoadedModel = engine.lend(lambda decoder, *_: decoder.loaded)
+        with found.inference():
+            yield found
 
 
-def forward_twice(loaded: Any) -> None:
-    with loaded.inference():
+def test_layer_by_layer_is_what_transformers_does(
+    loaded: LoadedModel, calls: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Across the positions for which angles are computed together, too."""
+    outs = []
+    for direct in (True, False):
         cache = loaded.new_cache()
-        for _ in range(2):
-            loaded.forward(loaded.ids([1, 2, 3]), cache)
+        if not direct:
+            assert set(calls) == set(range(5))
+            assert loaded._angles is not None
+            monkeypatch.setattr(loaded, "_angles", None)
+        for rows in (200, 1, 90, 3, 300, 1):
+            ids = loaded.ids([7 + 31 * n % 1000 for n in range(rows)])
+            outs.append(loaded.forward(ids, cache, rows))
+    for (logits, states), (their_logits, their_states) in zip(outs[:6], outs[6:], strict=True):
+        assert torch.equal(logits, their_logits)
+        assert torch.equal(states, their_states)
+
+
+def test_guesses_at_once_are_those_one_by_one(loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    prefixes = PrefixCache(loaded.new_cache, 0, loaded.copy)
+    prompt = [7 + 31 * n % 1000 for n in range(70)]
+    found: list[list[Any]] = [[], []]
+    called: list[Any] = []
+    head = loaded.mtp
+    assert head is not None
+    at_once = head.draft
+
+    def counting(*given: Any) -> Any:
+        called.append(at_once(*given))
+        return called[-1]
+
+    for guesses, draft in zip(found, (counting, lambda *_: None), strict=True):
+        monkeypatch.setattr(head, "draft", draft)
+        branch = prefixes.begin(prompt)
+        drafter = Mtp(head, loaded, branch)
+        _, states = loaded.forward(loaded.ids(prompt), branch.cache)
+        drafter.read(prompt, states)
+        for token, most, right in ((5, 4, 2), (9, 1, 0), (11, 6, 6), (3, 3, 0)):
+            guesses.append(drafter.draft(token, most))
+            fed = [token, *guesses[-1][:right]]
+            _, states = loaded.forward(loaded.ids(fed), branch.cache)
+            drafter.read(fed, states)
+        drafter.settle()
+        guesses += [layer.keys for layer in branch.drafts.layers]
+    assert len(called) == 4
+    assert None not in called
+    assert found[0][:4] == found[1][:4]
+    assert [len(guesses) for guesses in found[0][:4]] == [4, 1, 6, 3]
+    assert torch.equal(found[0][4], found[1][4])

@@ -1,5 +1,5 @@
-/* A decoder layer: all of its steps in one call, as for a token alone it takes Python longer to ask for them one by
-   one than it takes to do them. */
+/* A decoder layer, and what the MTP layer guesses: all of their steps in one call, as for a token alone it takes
+   Python longer to ask for them one by one than it takes to do them. */
 
 #include "kernels.h"
 #include "vectors.h"
@@ -124,6 +124,87 @@ bool glmchat_layer(const Layer *layer, uint16_t *x, ptrdiff_t rows, const uint16
     } else {
         run_mlp(layer, &room, rows);
         add(x, room.made, rows * layer->hidden);
+    }
+    return true;
+}
+
+typedef struct {
+    const Layer *layer;
+    const uint16_t *table;                                /* embeddings of tokens, [vocabulary, hidden] */
+    const uint16_t *token_norm, *state_norm, *last_norm; /* weights, [hidden] */
+    double token_eps, state_eps, last_eps;
+    const Matrix *joining, *head; /* of token and state beside each other; to logits, or none if that is */
+    const uint16_t *plain;        /* [vocabulary, hidden] */
+    ptrdiff_t vocabulary;
+} Drafter;
+
+typedef struct {
+    uint16_t *both, *x, *state, *logits;
+    char *rest; /* for the layer */
+} Desk;
+
+static ptrdiff_t lay_out_desk(Desk *desk, const Drafter *drafter, ptrdiff_t rows, char *at) {
+    const ptrdiff_t one = (ptrdiff_t)sizeof(uint16_t) * drafter->layer->hidden;
+    ptrdiff_t used = 0;
+    desk->both = take(at, &used, 2 * rows * one);
+    desk->x = take(at, &used, rows * one);
+    desk->state = take(at, &used, one);
+    desk->logits = take(at, &used, (ptrdiff_t)sizeof(uint16_t) * drafter->vocabulary);
+    desk->rest = take(at, &used, glmchat_layer_room(drafter->layer, rows));
+    return used;
+}
+
+INLINE float widened(uint16_t x) {
+    const uint32_t bits = (uint32_t)x << 16;
+    float out;
+    memcpy(&out, &bits, sizeof out);
+    return out;
+}
+
+/* The likeliest token after this state. */
+static int64_t choose_token(const Drafter *drafter, const Desk *desk) {
+    if (drafter->head)
+        glmchat_multiply(desk->state, drafter->head, 1, 1, desk->logits);
+    else
+        glmchat_multiply_plain(desk->state, drafter->plain, 1, drafter->vocabulary, drafter->layer->hidden, false,
+                               desk->logits);
+    ptrdiff_t best = 0;
+    for (ptrdiff_t i = 1; i < drafter->vocabulary; i++)
+        if (widened(desk->logits[i]) > widened(desk->logits[best])) best = i;
+    return best;
+}
+
+ptrdiff_t glmchat_draft_room(const Drafter *drafter, ptrdiff_t rows) {
+    Desk desk;
+    return lay_out_desk(&desk, drafter, rows, NULL);
+}
+
+/* `count` guesses of what follows the last of the tokens `ids` [rows], each of which follows a token whose state
+   [rows, hidden] the trunk gave; after the first guess the layer's own states take their place. The rest is as for
+   glmchat_layer. */
+bool glmchat_draft(const Drafter *drafter, const int64_t *ids, const uint16_t *states, ptrdiff_t rows,
+                   ptrdiff_t count, const uint16_t *cos, const uint16_t *sin, ptrdiff_t turned, uint16_t *keys,
+                   uint16_t *values, ptrdiff_t group, ptrdiff_t known, char *at, int64_t *guesses) {
+    const ptrdiff_t hidden = drafter->layer->hidden;
+    Desk desk;
+    lay_out_desk(&desk, drafter, rows, at);
+    for (ptrdiff_t n = 0; n < count; n++) {
+        for (ptrdiff_t row = 0; row < rows; row++) {
+            uint16_t *to = desk.both + 2 * row * hidden;
+            glmchat_norm(drafter->table + ids[row] * hidden, drafter->token_norm, 1, hidden, drafter->token_eps, to);
+            glmchat_norm(states + row * hidden, drafter->state_norm, 1, hidden, drafter->state_eps, to + hidden);
+        }
+        glmchat_multiply(desk.both, drafter->joining, 1, rows, desk.x);
+        if (!glmchat_layer(drafter->layer, desk.x, rows, cos, sin, turned, keys, values, group, known, desk.rest))
+            return false;
+        glmchat_norm(desk.x + (rows - 1) * hidden, drafter->last_norm, 1, hidden, drafter->last_eps, desk.state);
+        guesses[n] = choose_token(drafter, &desk);
+        known += rows;
+        cos += rows * turned;
+        sin += rows * turned;
+        ids = guesses + n;
+        states = desk.state;
+        rows = 1;
     }
     return true;
 }
