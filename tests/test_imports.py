@@ -33,6 +33,8 @@ HEAVY = {"torch", "transformers", "accelerate"}
 MAY_BE_HEAVY = {
     "engine/local.py",
     "engine/loading.py",
+    "engine/placing.py",
+    "engine/hybrid.py",
     "engine/ranks.py",
     "engine/kv.py",
     "engine/mtp.py",
@@ -41,6 +43,7 @@ MAY_BE_HEAVY = {
     "engine/packing.py",
     "engine/native.py",
     "engine/fused.py",
+    "engine/rotary.py",
     "engine/step.py",
     "engine/compiled.py",
     "engine/graphs.py",

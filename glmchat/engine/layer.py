@@ -67,24 +67,20 @@ def _has_routed(layer: native.Layer, router: Any, experts: Any) -> bool:
 
 def routes(router: Any) -> bool:
     """Whether it chooses experts as `native.choose` does."""
-    import torch
-
     bias = getattr(router, "e_score_correction_bias", None)
-    known = bias is not None and bias.dtype == torch.float32 and getattr(router, "num_group", 0) == 1
+    known = bias is not None and bias.dtype.itemsize == 4 and getattr(router, "num_group", 0) == 1
     return known and native.multiplies(router.weight)
 
 
 def run(layer: native.Layer, number: int, x: Any, angles: tuple[Any, Any], cache: Any) -> Any:
     """x [1, n, hidden] after this layer of that number, the cache with its keys and values. `angles`: cos and
     sin [1, n, turned]. None where it is not in BF16, or its cache not such as grows in place."""
-    import torch
-
     rows = x.shape[1]
-    if x.dtype != torch.bfloat16 or angles[0].dtype != x.dtype or len(angles[0]) != 1:
+    if not native.is_bf16(x, *angles) or len(angles[0]) != 1:
         return None
     if cache is None:
-        empty = x.new_empty((1, layer.groups, rows, layer.size))
-        return native.run_layer(layer, x, *angles, empty, torch.empty_like(empty), 0)
+        keys, values = (x.new_empty((1, layer.groups, rows, layer.size)) for _ in range(2))
+        return native.run_layer(layer, x, *angles, keys, values, 0)
     buffers = kv.opened(cache, number, rows)
     if buffers is None:
         return None

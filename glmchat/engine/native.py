@@ -284,6 +284,12 @@ def multiplies(weight: Any) -> bool:
     return bool(plain and weight.is_contiguous() and usable())
 
 
+def is_bf16(*tensors: Any) -> bool:
+    import torch
+
+    return all(t.dtype == torch.bfloat16 for t in tensors)
+
+
 def usable() -> bool:
     """Whether there are kernels for this CPU."""
     return _kernels() is not None
