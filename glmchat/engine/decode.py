@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from . import native
 from .cache import Branch, PrefixCache, is_croppable
 from .draft import LONGEST_LOOKUP, LONGEST_MTP, Drafter, Lookup, Mtp, Pace
 from .loading import Stopped
@@ -19,10 +20,11 @@ if TYPE_CHECKING:
     from .loading import LoadedModel
     from .sampling import Sampler
 
-CHUNK_CPU, CHUNK_GPU, CHUNK_OFFLOADED = 512, 8192, 4096
+CHUNK_CPU, CHUNK_AVX2, CHUNK_GPU, CHUNK_OFFLOADED = 512, 256, 8192, 4096
 """Prompt tokens per prefill forward. Fixed, not adapted to the machine's speed, so that the same prompt gives
-the same numbers; large where a forward has to move weights between devices, or a GPU to read all experts.
-They are halved where a GPU has no memory for so many."""
+the same numbers; large where a forward has to move weights between devices, or a GPU to read all experts, small
+where a CPU computes slowly and who cancels would wait. They are halved where a GPU has no memory for so many.
+"""
 CHUNK_AHEAD, CHUNK_AHEAD_HYBRID = 64, 1024
 """The same, where nobody waits for it: a message that is sent meanwhile waits for one of them. Where experts
 are in main memory even a few tokens go to most of them, and what was begun ends with a layer."""
@@ -35,7 +37,10 @@ class Decoder:
         self.loaded = loaded
         self.prefixes = PrefixCache(loaded.new_cache, loaded.spare_memory(), loaded.copy)
         on_cpu = loaded.input_device.type == "cpu"
-        self.chunk = CHUNK_OFFLOADED if loaded.offloaded else CHUNK_CPU if on_cpu else CHUNK_GPU
+        on_avx2 = on_cpu and loaded.dtype == "bfloat16" and not native.packs()
+        self.chunk = CHUNK_AVX2 if on_avx2 else CHUNK_CPU if on_cpu else CHUNK_GPU
+        if loaded.offloaded:
+            self.chunk = CHUNK_OFFLOADED
         self.chunk_ahead = CHUNK_AHEAD_HYBRID if loaded.hybrid else CHUNK_AHEAD
         self.pace: Pace | None = None
         if loaded.speculates and is_croppable(loaded.new_cache()):
