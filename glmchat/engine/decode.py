@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 
 CHUNK_CPU, CHUNK_AVX2, CHUNK_GPU, CHUNK_OFFLOADED = 512, 256, 8192, 4096
 """Prompt tokens per prefill forward. Fixed, not adapted to the machine's speed, so that the same prompt gives
-the same numbers; large where a forward has to move weights between devices, or a GPU to read all experts, small
-where a CPU computes slowly and who cancels would wait. They are halved where a GPU has no memory for so many.
+the same numbers; large where a forward has to move weights between devices, or a GPU to read all experts;
+small where a CPU computes slowly and who cancels would wait. They are halved where a GPU has no memory for so
+many.
 """
 CHUNK_AHEAD, CHUNK_AHEAD_HYBRID = 64, 1024
 """The same, where nobody waits for it: a message that is sent meanwhile waits for one of them. Where experts
