@@ -37,11 +37,7 @@ class Decoder:
     def __init__(self, loaded: LoadedModel) -> None:
         self.loaded = loaded
         self.prefixes = PrefixCache(loaded.new_cache, loaded.spare_memory(), loaded.copy)
-        on_cpu = loaded.input_device.type == "cpu"
-        on_avx2 = on_cpu and loaded.dtype == "bfloat16" and not native.packs()
-        self.chunk = CHUNK_AVX2 if on_avx2 else CHUNK_CPU if on_cpu else CHUNK_GPU
-        if loaded.offloaded:
-            self.chunk = CHUNK_OFFLOADED
+        self.chunk = _chunk(loaded)
         self.chunk_ahead = CHUNK_AHEAD_HYBRID if loaded.hybrid else CHUNK_AHEAD
         self.pace: Pace | None = None
         if loaded.speculates and is_croppable(loaded.new_cache()):
@@ -50,6 +46,14 @@ class Decoder:
     def begin(self, prompt: Sequence[int], *, guess: bool = True) -> Decoding:
         """A sequence that begins with `prompt`. Without `guess` no token is guessed ahead."""
         return Decoding(self, prompt, guess=guess and self.pace is not None)
+
+
+def _chunk(loaded: LoadedModel) -> int:
+    if loaded.offloaded:
+        return CHUNK_OFFLOADED
+    if loaded.input_device.type != "cpu":
+        return CHUNK_GPU
+    return CHUNK_AVX2 if loaded.dtype == "bfloat16" and not native.packs() else CHUNK_CPU
 
 
 class Decoding:

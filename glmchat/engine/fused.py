@@ -234,7 +234,7 @@ def _route(module: Any) -> Forward:
 
 
 def _route_width(module: Any) -> int:
-    return module.weight.shape[1] if layer.routes(module) else 0
+    return module.weight.shape[1] if native.chooses(module) else 0
 
 
 class _Step(NamedTuple):

@@ -28,9 +28,8 @@ class Recorder:
         rows = ids.shape[1]
         places = [(t.data_ptr(), t.shape[2]) for pair in buffers for t in pair]
         if rows not in self._recordings or self._recordings[rows][0] != places:
-            out = run(
-                self._pieces(ids, position, buffers)
-            )  # loads what is loaded at first use; so is no recording
+            # Loads what is loaded at first use; so it is no recording.
+            out = run(self._pieces(ids, position, buffers))
             self._recordings[rows] = places, self._record(ids.clone(), position.clone(), buffers)
             return out
         logits, states = self._recordings[rows][1].replay(ids, position)

@@ -56,20 +56,13 @@ def _together(weights: Sequence[Any]) -> native.Matrices | None:
 def _has_routed(layer: native.Layer, router: Any, experts: Any) -> bool:
     """Put them into what is known of the layer, if they can be computed so."""
     gates, downs = _together(experts.gate_up_proj), _together(experts.down_proj)
-    if not gates or not downs or not routes(router):
+    if not gates or not downs or not native.chooses(router):
         return False
     layer.experts, layer.each = len(gates), router.top_k
     layer.router, layer.bias = router.weight.data_ptr(), router.e_score_correction_bias.data_ptr()
     layer.factor, layer.shared = router.routed_scaling_factor, router.norm_topk_prob
     layer.gates, layer.downs = gates, downs
     return True
-
-
-def routes(router: Any) -> bool:
-    """Whether it chooses experts as `native.choose` does."""
-    bias = getattr(router, "e_score_correction_bias", None)
-    known = bias is not None and bias.dtype.itemsize == 4 and getattr(router, "num_group", 0) == 1
-    return known and native.multiplies(router.weight)
 
 
 def run(layer: native.Layer, number: int, x: Any, angles: tuple[Any, Any], cache: Any) -> Any:

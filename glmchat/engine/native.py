@@ -352,6 +352,15 @@ def choose(logits: Any, bias: Any, each: int, *, shared: bool, scale: float) -> 
     return weights, numbers
 
 
+def chooses(router: Any) -> bool:
+    """Whether a router chooses experts as `choose` does."""
+    import torch
+
+    bias = getattr(router, "e_score_correction_bias", None)
+    known = bias is not None and bias.dtype == torch.float32 and getattr(router, "num_group", 0) == 1
+    return known and multiplies(router.weight)
+
+
 def _loaded() -> ctypes.CDLL:
     kernels = _kernels()
     assert kernels is not None
