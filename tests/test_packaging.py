@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 
-KERNELS = {f"glmchat/engine/kernels/{build}.so" for build in ("avx2", "avx512_bf16", "amx_tile")}
+KERNELS = {f"glmchat/engine/kernels/{build}.so" for build in ("avx2", "avx512", "avx512_bf16", "amx_tile")}
 COMPILES = platform.system() == "Linux" and platform.machine() == "x86_64" and bool(shutil.which("gcc"))
 
 

@@ -5,7 +5,7 @@ through all experts of a layer where a token needs a few. Sorted once, and with 
 takes a fifth to a third less time, and the numbers are the same.
 
 Where there are kernels of our own they do the products: they take as long as memory takes to read the
-weights, or, for many rows, as long as oneDNN. On a CPU for which oneDNN has no products in BF16, ours read
+weights, or, for many rows, as long as oneDNN. On a CPU that has no products in BF16, or slow ones, ours read
 weights row by row, as they are: nothing is packed, and each is only told how to be multiplied with.
 
 oneDNN makes a kernel for each number of rows, which takes half a millisecond, and has a slow one for a single
@@ -145,7 +145,7 @@ def _room(rows: int, weight: Any) -> int:
     """With how many rows so many are multiplied by `weight`."""
     if rows < _FEW:
         # Without BF16 of the CPU's own, oneDNN turns it into FP32, and each row takes its time.
-        return _FEW if weight.numel() >= _LARGE and native.cpu_has(native.AVX512) else rows
+        return _FEW if weight.numel() >= _LARGE and native.cpu_has(native.BF16) else rows
     return _rounded(rows)
 
 

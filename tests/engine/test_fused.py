@@ -149,8 +149,8 @@ def test_only_what_computes_the_same_is_replaced(module: Any, takes: bool) -> No
 def test_a_whole_model(kernels: str, groups: int) -> None:
     """Experts in several groups are chosen in another way.
 
-    For AVX2 norms add up in another order than torch's, which now and then rounds a number otherwise: both
-    are as near to what FP32 gives.
+    A norm's root is not torch's to the last bit, which now and then rounds a number otherwise, and does so here
+    for the builds that widen to FP32: both are as near to what that gives.
     """
     config = AutoConfig.from_pretrained(DEMO, n_group=groups)
     usual, ours = (
@@ -159,7 +159,7 @@ def test_a_whole_model(kernels: str, groups: int) -> None:
     for model in (usual, ours):
         use_own_attention(model)
     same = [ours]
-    if not native.packs() or (kernels == native.AVX512 and native.cpu_has(native.AMX)):
+    if not native.packs() or (kernels == native.BF16 and native.cpu_has(native.AMX)):
         same.append(usual)  # torch adds in another order, by AMX or where oneDNN has no products in BF16
     for model in same:
         for _ in pack(model):
@@ -179,7 +179,7 @@ def test_a_whole_model(kernels: str, groups: int) -> None:
         a, b, c = (
             m(input_ids=ids, past_key_values=c).logits.float() for m, c in zip(models, caches, strict=True)
         )
-        if kernels != native.AVX2:
+        if native.packs():
             assert float((a - b).norm() / a.norm()) < 1e-3  # 0 on the CPUs that were tried
         errors += torch.stack([(a - c).norm(), (b - c).norm()]) / c.norm()
     assert errors[1] < 1.1 * errors[0]

@@ -154,6 +154,17 @@ INLINE void store_two(uint16_t *to, Floats one, Floats other) {
     _mm256_storeu_si256((void *)(to + LANES), narrow(other));
 }
 
+/* The first or the second of each of eight pairs. */
+INLINE __m256 part_of(__m256i pairs, const int second) {
+    return (__m256)(second ? _mm256_and_si256(pairs, _mm256_set1_epi32((int)0xffff0000)) : _mm256_slli_epi32(pairs, 16));
+}
+
+/* Of sixteen. */
+INLINE Floats load_part(const void *pairs, const int second) {
+    const __m256i *from = pairs;
+    return (Floats){part_of(_mm256_loadu_si256(from), second), part_of(_mm256_loadu_si256(from + 1), second)};
+}
+
 /* Columns become rows: of 8 x 8 pairs. */
 INLINE void turn_part(uint32_t *to, ptrdiff_t to_row, const uint32_t *from, ptrdiff_t from_row, ptrdiff_t rows) {
     __m256i a[8], b[8];

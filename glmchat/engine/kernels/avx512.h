@@ -1,4 +1,4 @@
-/* Sixteen numbers in FP32 in one register, and those in BF16 that become such; with AVX512-BF16. */
+/* Sixteen numbers in FP32 in one register, and those in BF16 that become such; with AVX512. */
 
 #pragma once
 
@@ -40,20 +40,48 @@ INLINE void store_floats(float *to, Floats x) { _mm512_storeu_ps(to, x); }
 INLINE Floats load_some_floats(const float *from, Mask used) { return _mm512_maskz_loadu_ps(used, from); }
 INLINE void store_some_floats(float *to, Mask used, Floats x) { _mm512_mask_storeu_ps(to, used, x); }
 
-INLINE Floats wide(__m256i few) { return (Floats)_mm512_slli_epi32(_mm512_cvtepu16_epi32(few), 16); }
-INLINE Floats rounded(Floats x) { return wide((__m256i)_mm512_cvtneps_pbh(x)); }
+#ifdef __AVX512BF16__
 
-/* In memory they are BF16. */
-INLINE Floats load(const uint16_t *from, Mask used) { return wide(_mm256_maskz_loadu_epi16(used, from)); }
-
-INLINE void store(uint16_t *to, Mask used, Floats x) {
-    _mm256_mask_storeu_epi16(to, used, (__m256i)_mm512_cvtneps_pbh(x));
-}
+INLINE __m256i narrow(Floats x) { return (__m256i)_mm512_cvtneps_pbh(x); }
 
 /* Thirty-two. */
 INLINE void store_two(uint16_t *to, Floats one, Floats other) {
     _mm512_storeu_si512(to, (__m512i)_mm512_cvtne2ps_pbh(other, one));
 }
+
+#else
+
+/* To the nearest, of two that are as near the even one. */
+INLINE __m256i narrow(Floats x) {
+    const __m512i bits = (__m512i)x, one = _mm512_set1_epi32(1);
+    const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), one);
+    const __m512i up = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+    const __mmask16 none = _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q); /* not a number, which it stays */
+    const __m512i kept = _mm512_mask_or_epi32(up, none, bits, _mm512_set1_epi32(1 << 22));
+    return _mm512_cvtepi32_epi16(_mm512_srli_epi32(kept, 16));
+}
+
+/* Thirty-two. */
+INLINE void store_two(uint16_t *to, Floats one, Floats other) {
+    const __m512i low = _mm512_castsi256_si512(narrow(one));
+    _mm512_storeu_si512(to, _mm512_inserti64x4(low, narrow(other), 1));
+}
+
+#endif
+
+INLINE Floats wide(__m256i few) { return (Floats)_mm512_slli_epi32(_mm512_cvtepu16_epi32(few), 16); }
+INLINE Floats rounded(Floats x) { return wide(narrow(x)); }
+
+/* In memory they are BF16. */
+INLINE Floats load(const uint16_t *from, Mask used) { return wide(_mm256_maskz_loadu_epi16(used, from)); }
+INLINE void store(uint16_t *to, Mask used, Floats x) { _mm256_mask_storeu_epi16(to, used, narrow(x)); }
+
+/* The first or the second of each of sixteen pairs. */
+INLINE Floats part_of(__m512i pairs, const int second) {
+    return (Floats)(second ? _mm512_and_si512(pairs, _mm512_set1_epi32((int)0xffff0000)) : _mm512_slli_epi32(pairs, 16));
+}
+
+INLINE Floats load_part(const void *pairs, const int second) { return part_of(_mm512_loadu_si512(pairs), second); }
 
 /* Columns become rows: of 16 x 16 pairs. Where there are fewer rows, the last one stands for those that are not. */
 INLINE void turn(uint32_t *to, ptrdiff_t to_row, const uint32_t *from, ptrdiff_t from_row, ptrdiff_t rows) {

@@ -5,11 +5,11 @@
 
 #include "tile.h"
 
-enum { DOT_ROWS = 4, MOST_DOTS = 4, SPAN = 2048 }; /* rows and outputs at once; inputs, of which sums are in registers */
+enum { MOST_DOTS = 4, SPAN = 2048 }; /* outputs at once; inputs, of which sums are in registers */
 
 #ifdef __AVX512BF16__
 
-enum { DOT_OUTS = 4, INPUTS = 32, PARTS = 1 }; /* whose sums are in registers; inputs at a time */
+enum { DOT_ROWS = 4, DOT_OUTS = 4, INPUTS = 32, PARTS = 1 }; /* rows and outputs whose sums are in registers; inputs at a time */
 typedef __m512 Sum;
 typedef __m512bh Part;
 typedef __m512i Inputs;
@@ -24,9 +24,25 @@ INLINE Inputs load_inputs(const uint16_t *from, ptrdiff_t left) {
     return _mm512_maskz_loadu_epi16(left >= INPUTS ? ~0u : (1u << left) - 1, from);
 }
 
+#elif defined __AVX512F__
+
+enum { DOT_ROWS = 6, DOT_OUTS = 4, INPUTS = 32, PARTS = 2 };
+typedef __m512 Sum, Part;
+typedef __m512i Inputs;
+
+INLINE Sum no_sum(void) { return _mm512_setzero_ps(); }
+INLINE float sum_up(Sum sum) { return _mm512_reduce_add_ps(sum); }
+INLINE Part take(Inputs x, const int part) { return part_of(x, part); }
+INLINE Sum add_product(Part a, Part b, Sum sum) { return _mm512_fmadd_ps(a, b, sum); }
+
+/* Of so many that are left. */
+INLINE Inputs load_inputs(const uint16_t *from, ptrdiff_t left) {
+    return _mm512_maskz_loadu_epi16(left >= INPUTS ? ~0u : (1u << left) - 1, from);
+}
+
 #else
 
-enum { DOT_OUTS = 2, INPUTS = 16, PARTS = 2 };
+enum { DOT_ROWS = 4, DOT_OUTS = 2, INPUTS = 16, PARTS = 2 };
 typedef __m256 Sum, Part;
 typedef __m256i Inputs;
 
@@ -39,7 +55,7 @@ INLINE Inputs load_inputs(const uint16_t *from, ptrdiff_t left) { return load_bi
 #endif
 
 /* Of so many inputs that are left. */
-INLINE void step(Sum sum[MOST_DOTS][MOST_DOTS], const uint16_t *x, const uint16_t *weights, ptrdiff_t ins,
+INLINE void step(Sum sum[DOT_ROWS][MOST_DOTS], const uint16_t *x, const uint16_t *weights, ptrdiff_t ins,
                  ptrdiff_t gap, const int rows, const int outs, ptrdiff_t left) {
     Inputs weight[MOST_DOTS];
     UNROLL for (int o = 0; o < outs; o++) weight[o] = load_inputs(weights + o * gap * ins, left);
@@ -60,7 +76,7 @@ INLINE void dot(float *sums, ptrdiff_t sums_row, const uint16_t *x, const uint16
                 ptrdiff_t gap, ptrdiff_t begin, ptrdiff_t end, const int rows, const int outs) {
     for (ptrdiff_t i = begin; i < end; begin = i) {
         const ptrdiff_t stop = least(begin + SPAN, end);
-        Sum sum[MOST_DOTS][MOST_DOTS];
+        Sum sum[DOT_ROWS][MOST_DOTS];
         UNROLL for (int r = 0; r < rows; r++) UNROLL for (int o = 0; o < outs; o++) sum[r][o] = no_sum();
         for (; i + INPUTS <= stop; i += INPUTS) {
             UNROLL for (int o = 0; o < outs; o++) _mm_prefetch(weights + (o * gap + 1) * ins + i, _MM_HINT_T0);
@@ -86,6 +102,12 @@ INLINE void dot_outs(float *sums, ptrdiff_t sums_row, const uint16_t *x, const u
         dot(sums + o, sums_row, x, weights + o * ins, ins, 1, begin, end, rows, 1);
 }
 
+#define CASE_DOT(n) \
+    case n: \
+        if (n <= DOT_ROWS) \
+            dot_outs(to, sums_row, from, weights, ins, begin, end, n <= DOT_ROWS ? n : 1, outs, DOT_OUTS); \
+        break
+
 /* sums [rows, outs] of x [rows, ins] by weights [outs, ins]. Few rows meet each weight once; of more some
    meet some weights while both are in a near cache. */
 static void dots(float *sums, ptrdiff_t sums_row, const uint16_t *x, const uint16_t *weights, ptrdiff_t ins,
@@ -94,17 +116,16 @@ static void dots(float *sums, ptrdiff_t sums_row, const uint16_t *x, const uint1
         dot_outs(sums, sums_row, x, weights, ins, 0, ins, 1, outs, MOST_DOTS);
     else if (rows == 2)
         dot_outs(sums, sums_row, x, weights, ins, 0, ins, 2, outs, MOST_DOTS);
-    else
+    else {
+        const ptrdiff_t times = (rows + DOT_ROWS - 1) / DOT_ROWS, some = (rows + times - 1) / times;
         for (ptrdiff_t begin = 0; begin < ins; begin += SPAN)
-            for (ptrdiff_t row = 0; row < rows; row += DOT_ROWS) {
+            for (ptrdiff_t row = 0; row < rows; row += some) {
                 const ptrdiff_t end = least(begin + SPAN, ins);
                 const uint16_t *from = x + row * ins;
                 float *to = sums + row * sums_row;
-                switch (least(rows - row, DOT_ROWS)) {
-                case 1: dot_outs(to, sums_row, from, weights, ins, begin, end, 1, outs, DOT_OUTS); break;
-                case 2: dot_outs(to, sums_row, from, weights, ins, begin, end, 2, outs, DOT_OUTS); break;
-                case 3: dot_outs(to, sums_row, from, weights, ins, begin, end, 3, outs, DOT_OUTS); break;
-                default: dot_outs(to, sums_row, from, weights, ins, begin, end, DOT_ROWS, outs, DOT_OUTS);
+                switch (least(rows - row, some)) {
+                    CASE_DOT(1); CASE_DOT(2); CASE_DOT(3); CASE_DOT(4); CASE_DOT(5); CASE_DOT(6);
                 }
             }
+    }
 }

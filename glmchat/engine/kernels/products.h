@@ -7,18 +7,19 @@
 
 enum { MOST_OUTS = 64 };
 
-/* The block of outputs that begins with the one of number `begin`: out [rows, outs] of x [rows, ins]. */
+/* The block of outputs that begins with the one of number `begin`: out [rows, outs] of x [rows, ins]. Where it was
+   not met before its weights are `far`. */
 INLINE void block_of(Tiles *tiles, const Matrix *matrix, const uint16_t *x, ptrdiff_t begin, uint16_t *out,
-                     ptrdiff_t rows) {
+                     ptrdiff_t rows, bool far) {
     const ptrdiff_t width = matrix->block;
     float sums[MOST_ROWS * MOST_OUTS];
 #ifdef __AVX512BF16__
     const ptrdiff_t pairs = matrix->ins / 2;
     const uint32_t *packed = matrix->packed + begin * (matrix->room / 2);
     multiply(tiles, sums, width, (Pairs){(const uint32_t *)x, pairs, 1}, (Pairs){packed, width, 1}, rows,
-             width / LANES, pairs, false);
+             width / LANES, pairs, false, far);
 #else
-    (void)tiles;
+    (void)tiles, (void)far;
     dots(sums, width, x, (const uint16_t *)matrix->packed + begin * matrix->ins, matrix->ins, rows,
          least(matrix->outs - begin, width));
 #endif
@@ -55,7 +56,7 @@ INLINE void multiply_all(const Product *products, ptrdiff_t count) {
         const Matrix *matrix = product->matrix;
         for (ptrdiff_t row = 0; row < product->rows; row += MOST_ROWS)
             block_of(&tiles, matrix, product->x + row * matrix->ins, (task - before) * matrix->block,
-                     product->out + row * matrix->outs, least(product->rows - row, MOST_ROWS));
+                     product->out + row * matrix->outs, least(product->rows - row, MOST_ROWS), !row);
     }
     release(&tiles);
 #pragma omp barrier

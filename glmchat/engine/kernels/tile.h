@@ -133,9 +133,11 @@ INLINE void release(Tiles *now) {
 }
 
 /* sums [rows, vectors * 16] = left [rows, pairs] x right [pairs, vectors * 16], or + that, with `add`. Columns of
-   the left and of the right are neighbours. The tiles are to be released when all is multiplied. */
+   the left and of the right are neighbours. The right is fetched ahead, `far` or not. The tiles are to be released
+   when all is multiplied. */
 static void multiply(Tiles *tiles, float *sums, ptrdiff_t sums_row, Pairs left, Pairs right, ptrdiff_t rows,
-                     ptrdiff_t vectors, ptrdiff_t pairs, bool add) {
+                     ptrdiff_t vectors, ptrdiff_t pairs, bool add, bool far) {
+    (void)far;
     for (ptrdiff_t done = 0; done < rows; done += MOST_ROWS) {
         const ptrdiff_t some = least(rows - done, MOST_ROWS);
         configure(tiles, some);
@@ -146,17 +148,19 @@ static void multiply(Tiles *tiles, float *sums, ptrdiff_t sums_row, Pairs left, 
 
 #elif defined __AVX512BF16__
 
-enum { MOST_ROWS = 6, SOME_PAIRS = 1, EVEN = 1 };
+enum { MOST_ROWS = 6, SOME_PAIRS = 1, EVEN = 1, FETCHED = 16 }; /* so many pairs ahead */
 
 /* `rows` and `vectors` are constants here, and few enough for their sums to stay in registers. */
 INLINE void strip(float *sums, ptrdiff_t sums_row, Pairs left, Pairs right, const int rows, const int vectors,
-                  ptrdiff_t pairs, bool add) {
+                  ptrdiff_t pairs, bool add, const bool far) {
     __m512 sum[16][5];
     UNROLL for (int i = 0; i < rows; i++)
         UNROLL for (int v = 0; v < vectors; v++)
             sum[i][v] = add ? _mm512_loadu_ps(sums + i * sums_row + v * LANES) : _mm512_setzero_ps();
     for (ptrdiff_t p = 0; p < pairs; p++) {
         __m512bh beside[5];
+        const uint32_t *ahead = right.at + (p + FETCHED) * right.row;
+        UNROLL for (int v = 0; far && v < vectors; v++) _mm_prefetch(ahead + v * LANES, _MM_HINT_T0);
         UNROLL for (int v = 0; v < vectors; v++)
             beside[v] = (__m512bh)_mm512_loadu_si512(right.at + p * right.row + v * LANES);
         UNROLL for (int i = 0; i < rows; i++) {
@@ -170,11 +174,11 @@ INLINE void strip(float *sums, ptrdiff_t sums_row, Pairs left, Pairs right, cons
 
 #define CASE(n) \
     case n: \
-        if (n <= most) strip(sums, sums_row, left, right, n <= most ? n : 1, vectors, pairs, add); \
+        if (n <= most) strip(sums, sums_row, left, right, n <= most ? n : 1, vectors, pairs, add, far); \
         break
 
 INLINE void rows_of(float *sums, ptrdiff_t sums_row, Pairs left, Pairs right, ptrdiff_t rows, const int vectors,
-                    ptrdiff_t pairs, bool add) {
+                    ptrdiff_t pairs, bool add, const bool far) {
     const int most = vectors == 1 ? 16 : vectors == 2 ? 12 : vectors == 3 ? 8 : vectors == 4 ? 6 : 4;
     for (; rows > 0; rows -= most, sums += most * sums_row, left.at += most * left.row) switch (least(rows, most)) {
             CASE(1); CASE(2); CASE(3); CASE(4); CASE(5); CASE(6); CASE(7); CASE(8);
@@ -184,19 +188,16 @@ INLINE void rows_of(float *sums, ptrdiff_t sums_row, Pairs left, Pairs right, pt
 
 INLINE void release(Tiles *now) { (void)now; }
 
-/* sums [rows, vectors * 16] = left [rows, pairs] x right [pairs, vectors * 16], or + that, with `add`. Columns of
-   the right are neighbours. */
-static void multiply(Tiles *tiles, float *sums, ptrdiff_t sums_row, Pairs left, Pairs right, ptrdiff_t rows,
-                     ptrdiff_t vectors, ptrdiff_t pairs, bool add) {
-    (void)tiles;
+INLINE void columns_of(float *sums, ptrdiff_t sums_row, Pairs left, Pairs right, ptrdiff_t rows, ptrdiff_t vectors,
+                       ptrdiff_t pairs, bool add, const bool far) {
     while (vectors > 0) {
         const ptrdiff_t done = vectors > 5 ? 4 : vectors;
         switch (done) {
-        case 1: rows_of(sums, sums_row, left, right, rows, 1, pairs, add); break;
-        case 2: rows_of(sums, sums_row, left, right, rows, 2, pairs, add); break;
-        case 3: rows_of(sums, sums_row, left, right, rows, 3, pairs, add); break;
-        case 4: rows_of(sums, sums_row, left, right, rows, 4, pairs, add); break;
-        default: rows_of(sums, sums_row, left, right, rows, 5, pairs, add);
+        case 1: rows_of(sums, sums_row, left, right, rows, 1, pairs, add, far); break;
+        case 2: rows_of(sums, sums_row, left, right, rows, 2, pairs, add, far); break;
+        case 3: rows_of(sums, sums_row, left, right, rows, 3, pairs, add, far); break;
+        case 4: rows_of(sums, sums_row, left, right, rows, 4, pairs, add, far); break;
+        default: rows_of(sums, sums_row, left, right, rows, 5, pairs, add, far);
         }
         vectors -= done;
         sums += done * LANES;
@@ -204,62 +205,84 @@ static void multiply(Tiles *tiles, float *sums, ptrdiff_t sums_row, Pairs left, 
     }
 }
 
-#else
-
-enum { MOST_ROWS = 48, SOME_PAIRS = 1, EVEN = 1, MOST_PAIRS = 128, STRIP = 5 };
-
-/* The first or the second of each pair, as FP32. */
-INLINE __m256 part_of(__m256i pairs, const int second) {
-    return (__m256)(second ? _mm256_and_si256(pairs, _mm256_set1_epi32((int)0xffff0000)) : _mm256_slli_epi32(pairs, 16));
+/* sums [rows, vectors * 16] = left [rows, pairs] x right [pairs, vectors * 16], or + that, with `add`. Columns of
+   the right are neighbours. Where that is `far`, in memory, it is fetched ahead. */
+static void multiply(Tiles *tiles, float *sums, ptrdiff_t sums_row, Pairs left, Pairs right, ptrdiff_t rows,
+                     ptrdiff_t vectors, ptrdiff_t pairs, bool add, bool far) {
+    (void)tiles;
+    if (far)
+        columns_of(sums, sums_row, left, right, rows, vectors, pairs, add, true);
+    else
+        columns_of(sums, sums_row, left, right, rows, vectors, pairs, add, false);
 }
 
-/* Sixteen columns. `rows` is a constant here, and few enough for the sums to stay in registers. */
-INLINE void strip(float *sums, ptrdiff_t sums_row, float left[STRIP][2][MOST_PAIRS], Pairs right, const int rows,
+#else
+
+#ifdef __AVX512F__
+enum { STRIP = 12, WIDE = 2 }; /* rows and vectors whose sums stay in registers */
+#else
+enum { STRIP = 5, WIDE = 1 };
+#endif
+enum { MOST_ROWS = 48, SOME_PAIRS = 1, EVEN = 1, MOST_PAIRS = 128 };
+typedef float Row[2][MOST_PAIRS]; /* first and second of each pair */
+
+/* `rows` and `vectors` are constants here. */
+INLINE void strip(float *sums, ptrdiff_t sums_row, const Row *left, Pairs right, const int rows, const int vectors,
                   ptrdiff_t pairs, bool add) {
-    __m256 sum[STRIP][2];
-    UNROLL for (int i = 0; i < rows; i++) UNROLL for (int v = 0; v < 2; v++) sum[i][v] = _mm256_setzero_ps();
+    Floats sum[STRIP][WIDE];
+    UNROLL for (int i = 0; i < rows; i++) UNROLL for (int v = 0; v < vectors; v++) sum[i][v] = zeros();
     for (ptrdiff_t p = 0; p < pairs; p++)
         UNROLL for (int second = 0; second < 2; second++) {
-            __m256 beside[2];
-            UNROLL for (int v = 0; v < 2; v++)
-                beside[v] = part_of(_mm256_loadu_si256((const void *)(right.at + p * right.row + v * 8)), second);
+            Floats beside[WIDE];
+            UNROLL for (int v = 0; v < vectors; v++)
+                beside[v] = load_part(right.at + p * right.row + v * LANES, second);
             UNROLL for (int i = 0; i < rows; i++) {
-                const __m256 one = _mm256_broadcast_ss(&left[i][second][p]);
-                UNROLL for (int v = 0; v < 2; v++) sum[i][v] = _mm256_fmadd_ps(one, beside[v], sum[i][v]);
+                const Floats one = all(left[i][second][p]);
+                UNROLL for (int v = 0; v < vectors; v++) sum[i][v] = times_plus(one, beside[v], sum[i][v]);
             }
         }
     UNROLL for (int i = 0; i < rows; i++)
-        UNROLL for (int v = 0; v < 2; v++) {
-            float *to = sums + i * sums_row + v * 8;
-            _mm256_storeu_ps(to, add ? _mm256_add_ps(_mm256_loadu_ps(to), sum[i][v]) : sum[i][v]);
+        UNROLL for (int v = 0; v < vectors; v++) {
+            float *to = sums + i * sums_row + v * LANES;
+            store_floats(to, add ? plus(load_floats(to), sum[i][v]) : sum[i][v]);
         }
+}
+
+#define CASE(n) \
+    case n: \
+        if (n <= STRIP) strip(sums, sums_row, left, right, n <= STRIP ? n : 1, vectors, pairs, add); \
+        break
+
+INLINE void rows_of(float *sums, ptrdiff_t sums_row, const Row *left, Pairs right, ptrdiff_t rows, const int vectors,
+                    ptrdiff_t pairs, bool add) {
+    switch (rows) {
+        CASE(1); CASE(2); CASE(3); CASE(4); CASE(5); CASE(6);
+        CASE(7); CASE(8); CASE(9); CASE(10); CASE(11); CASE(12);
+    }
 }
 
 INLINE void release(Tiles *now) { (void)now; }
 
 /* sums [rows, vectors * 16] = left [rows, pairs] x right [pairs, vectors * 16], or + that, with `add`. Columns of
-   the left and of the right are neighbours. Pairs are a multiple of 8, and at most MOST_PAIRS. Not inlined: else
-   gcc leaves some of the sums in memory. */
-static __attribute__((noinline)) void multiply(Tiles *tiles, float *sums, ptrdiff_t sums_row, Pairs left, Pairs right, ptrdiff_t rows,
-                     ptrdiff_t vectors, ptrdiff_t pairs, bool add) {
-    float few[STRIP][2][MOST_PAIRS]; /* of the left, in FP32 */
-    (void)tiles;
+   the left and of the right are neighbours, and the right is near. Pairs are a multiple of 16, and at most MOST_PAIRS.
+   Not inlined: else gcc leaves some of the sums in memory. */
+static __attribute__((noinline, unused)) void multiply(Tiles *tiles, float *sums, ptrdiff_t sums_row, Pairs left,
+                                                       Pairs right, ptrdiff_t rows, ptrdiff_t vectors,
+                                                       ptrdiff_t pairs, bool add, bool far) {
+    Row few[STRIP];
+    (void)tiles, (void)far;
     for (; rows > 0; rows -= STRIP, left.at += STRIP * left.row, sums += STRIP * sums_row) {
-        for (ptrdiff_t i = 0; i < least(rows, STRIP); i++)
-            for (ptrdiff_t p = 0; p < pairs; p += 8) {
-                const __m256i some = _mm256_loadu_si256((const void *)(left.at + i * left.row + p));
-                for (int second = 0; second < 2; second++) _mm256_storeu_ps(few[i][second] + p, part_of(some, second));
-            }
-        for (ptrdiff_t v = 0; v < vectors; v++) {
+        const ptrdiff_t some = least(rows, STRIP);
+        for (ptrdiff_t i = 0; i < some; i++)
+            for (ptrdiff_t p = 0; p < pairs; p += LANES)
+                UNROLL for (int second = 0; second < 2; second++)
+                    store_floats(few[i][second] + p, load_part(left.at + i * left.row + p, second));
+        for (ptrdiff_t v = 0; v < vectors; v += WIDE) {
             const Pairs beside = {right.at + v * LANES, right.row, 1};
-            float *to = sums + v * LANES;
-            switch (least(rows, STRIP)) {
-            case 1: strip(to, sums_row, few, beside, 1, pairs, add); break;
-            case 2: strip(to, sums_row, few, beside, 2, pairs, add); break;
-            case 3: strip(to, sums_row, few, beside, 3, pairs, add); break;
-            case 4: strip(to, sums_row, few, beside, 4, pairs, add); break;
-            default: strip(to, sums_row, few, beside, STRIP, pairs, add);
-            }
+            if (vectors - v >= WIDE)
+                rows_of(sums + v * LANES, sums_row, few, beside, some, WIDE, pairs, add);
+            else
+                rows_of(sums + v * LANES, sums_row, few, beside, some, 1, pairs, add);
         }
     }
 }
