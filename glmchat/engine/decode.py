@@ -53,7 +53,8 @@ def _chunk(loaded: LoadedModel) -> int:
         return CHUNK_OFFLOADED
     if loaded.input_device.type != "cpu":
         return CHUNK_GPU
-    return CHUNK_AVX2 if loaded.dtype == "bfloat16" and not native.packs() else CHUNK_CPU
+    slow = loaded.dtype == "bfloat16" and native.usable() and native.build() == native.AVX2
+    return CHUNK_AVX2 if slow else CHUNK_CPU
 
 
 class Decoding:

@@ -21,7 +21,7 @@ _SIZES, _LARGEST = 32, 256
 """Sizes of a head are multiples of it, and at most so large."""
 _BLOCKS = (64, 48, 32, 16)
 """How many outputs oneDNN puts into a block of a packed matrix."""
-_BLOCK = 32
+_BLOCK = 64
 """Outputs of a matrix that is not packed, in one task."""
 _ENDS = 16
 """Pairs of inputs at each end of one, by which it is told."""
@@ -36,8 +36,8 @@ def library(build: str) -> Path:
 def build() -> str | None:
     """Which is for this CPU.
 
-    Intel's multiply BF16 by AVX512 at half the speed of FP32. AVX2's is only for where oneDNN has no products in
-    BF16.
+    Intel's multiply BF16 by AVX512 at half the speed of FP32. AVX2's is only for where oneDNN has no products
+    in BF16.
     """
     import torch
 

@@ -149,8 +149,8 @@ def test_only_what_computes_the_same_is_replaced(module: Any, takes: bool) -> No
 def test_a_whole_model(kernels: str, groups: int) -> None:
     """Experts in several groups are chosen in another way.
 
-    A norm's root is not torch's to the last bit, which now and then rounds a number otherwise, and does so here
-    for the builds that widen to FP32: both are as near to what that gives.
+    A norm's root is not torch's to the last bit, which now and then rounds a number otherwise, and does so
+    here for the builds that widen to FP32: both are as near to what that gives.
     """
     config = AutoConfig.from_pretrained(DEMO, n_group=groups)
     usual, ours = (

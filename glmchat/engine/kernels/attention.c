@@ -1,4 +1,4 @@
-/* Attention of new tokens to a KV cache in BF16, on x86-64 with AVX512-BF16 or AVX2.
+/* Attention of new tokens to a KV cache in BF16, on x86-64 with AVX512 or AVX2.
 
    The rows of a task are the new tokens of all query heads that share keys and values, so that what they share is
    read and put in place once. Keys come in blocks; sums and maxima so far are kept for each row, and weighed anew

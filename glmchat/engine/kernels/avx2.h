@@ -156,7 +156,8 @@ INLINE void store_two(uint16_t *to, Floats one, Floats other) {
 
 /* The first or the second of each of eight pairs. */
 INLINE __m256 part_of(__m256i pairs, const int second) {
-    return (__m256)(second ? _mm256_and_si256(pairs, _mm256_set1_epi32((int)0xffff0000)) : _mm256_slli_epi32(pairs, 16));
+    const __m256i high = _mm256_set1_epi32((int)0xffff0000);
+    return (__m256)(second ? _mm256_and_si256(pairs, high) : _mm256_slli_epi32(pairs, 16));
 }
 
 /* Of sixteen. */
@@ -198,7 +199,8 @@ INLINE void turn(uint32_t *to, ptrdiff_t to_row, const uint32_t *from, ptrdiff_t
 /* Two rows of thirty-two become as many pairs, of what is one above the other. */
 INLINE void join(uint32_t *to, const uint16_t *one, const uint16_t *other) {
     UNROLL for (int i = 0; i < 2 * LANES; i += LANES) {
-        const __m256i a = _mm256_loadu_si256((const void *)(one + i)), b = _mm256_loadu_si256((const void *)(other + i));
+        const __m256i a = _mm256_loadu_si256((const void *)(one + i));
+        const __m256i b = _mm256_loadu_si256((const void *)(other + i));
         const __m256i low = _mm256_unpacklo_epi16(a, b), high = _mm256_unpackhi_epi16(a, b);
         _mm256_storeu_si256((void *)(to + i), _mm256_permute2x128_si256(low, high, 0x20));
         _mm256_storeu_si256((void *)(to + i + 8), _mm256_permute2x128_si256(low, high, 0x31));

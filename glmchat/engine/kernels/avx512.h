@@ -18,6 +18,17 @@ INLINE Floats times_plus(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(
 INLINE Floats times_minus(Floats a, Floats b, Floats c) { return _mm512_fmsub_ps(a, b, c); }
 INLINE Floats absolute(Floats x) { return _mm512_abs_ps(x); }
 INLINE float total_of(Floats x) { return _mm512_reduce_add_ps(x); }
+
+/* The same of each of four, added up in the same order. */
+INLINE void totals_of_four(float *to, const Floats *x) {
+    const Floats a = _mm512_add_ps(_mm512_shuffle_f32x4(x[0], x[1], 0x44), _mm512_shuffle_f32x4(x[0], x[1], 0xee));
+    const Floats b = _mm512_add_ps(_mm512_shuffle_f32x4(x[2], x[3], 0x44), _mm512_shuffle_f32x4(x[2], x[3], 0xee));
+    Floats all = _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd));
+    all = _mm512_add_ps(all, _mm512_permute_ps(all, 0x4e));
+    all = _mm512_add_ps(all, _mm512_permute_ps(all, 0xb1));
+    _mm_storeu_ps(to, _mm512_castps512_ps128(_mm512_maskz_compress_ps(0x1111, all)));
+}
+
 INLINE float largest_of(Floats x) { return _mm512_reduce_max_ps(x); }
 INLINE float first_of(Floats x) { return _mm512_cvtss_f32(x); }
 
@@ -78,7 +89,8 @@ INLINE void store(uint16_t *to, Mask used, Floats x) { _mm256_mask_storeu_epi16(
 
 /* The first or the second of each of sixteen pairs. */
 INLINE Floats part_of(__m512i pairs, const int second) {
-    return (Floats)(second ? _mm512_and_si512(pairs, _mm512_set1_epi32((int)0xffff0000)) : _mm512_slli_epi32(pairs, 16));
+    const __m512i high = _mm512_set1_epi32((int)0xffff0000);
+    return (Floats)(second ? _mm512_and_si512(pairs, high) : _mm512_slli_epi32(pairs, 16));
 }
 
 INLINE Floats load_part(const void *pairs, const int second) { return part_of(_mm512_loadu_si512(pairs), second); }

@@ -7,39 +7,44 @@
 
 enum { MOST_DOTS = 4, SPAN = 2048 }; /* outputs at once; inputs, of which sums are in registers */
 
-#ifdef __AVX512BF16__
+#ifdef __AVX512F__
 
-enum { DOT_ROWS = 4, DOT_OUTS = 4, INPUTS = 32, PARTS = 1 }; /* rows and outputs whose sums are in registers; inputs at a time */
+enum { INPUTS = 32 }; /* at a time */
 typedef __m512 Sum;
-typedef __m512bh Part;
 typedef __m512i Inputs;
 
 INLINE Sum no_sum(void) { return _mm512_setzero_ps(); }
-INLINE float sum_up(Sum sum) { return _mm512_reduce_add_ps(sum); }
+
+/* Of so many that are left. */
+INLINE Inputs load_inputs(const uint16_t *from, ptrdiff_t left) {
+    return _mm512_maskz_loadu_epi16(left >= INPUTS ? ~0u : (1u << left) - 1, from);
+}
+
+/* What each of so many sums is together. */
+INLINE void sum_up(float *to, const Sum *sums, const int count) {
+    if (count == 4)
+        totals_of_four(to, sums);
+    else
+        UNROLL for (int i = 0; i < count; i++) to[i] = total_of(sums[i]);
+}
+
+#ifdef __AVX512BF16__
+
+enum { DOT_ROWS = 4, DOT_OUTS = 4, PARTS = 1 }; /* rows and outputs whose sums are in registers; of inputs */
+typedef __m512bh Part;
+
 INLINE Part take(Inputs x, const int part) { return (void)part, (Part)x; }
 INLINE Sum add_product(Part a, Part b, Sum sum) { return _mm512_dpbf16_ps(sum, a, b); }
 
-/* Of so many that are left. */
-INLINE Inputs load_inputs(const uint16_t *from, ptrdiff_t left) {
-    return _mm512_maskz_loadu_epi16(left >= INPUTS ? ~0u : (1u << left) - 1, from);
-}
+#else
 
-#elif defined __AVX512F__
+enum { DOT_ROWS = 6, DOT_OUTS = 4, PARTS = 2 };
+typedef __m512 Part;
 
-enum { DOT_ROWS = 6, DOT_OUTS = 4, INPUTS = 32, PARTS = 2 };
-typedef __m512 Sum, Part;
-typedef __m512i Inputs;
-
-INLINE Sum no_sum(void) { return _mm512_setzero_ps(); }
-INLINE float sum_up(Sum sum) { return _mm512_reduce_add_ps(sum); }
 INLINE Part take(Inputs x, const int part) { return part_of(x, part); }
 INLINE Sum add_product(Part a, Part b, Sum sum) { return _mm512_fmadd_ps(a, b, sum); }
 
-/* Of so many that are left. */
-INLINE Inputs load_inputs(const uint16_t *from, ptrdiff_t left) {
-    return _mm512_maskz_loadu_epi16(left >= INPUTS ? ~0u : (1u << left) - 1, from);
-}
-
+#endif
 #else
 
 enum { DOT_ROWS = 4, DOT_OUTS = 2, INPUTS = 16, PARTS = 2 };
@@ -47,10 +52,13 @@ typedef __m256 Sum, Part;
 typedef __m256i Inputs;
 
 INLINE Sum no_sum(void) { return _mm256_setzero_ps(); }
-INLINE float sum_up(Sum sum) { return total_of_half(sum); }
 INLINE Part take(Inputs x, const int part) { return part_of(x, part); }
 INLINE Sum add_product(Part a, Part b, Sum sum) { return _mm256_fmadd_ps(a, b, sum); }
 INLINE Inputs load_inputs(const uint16_t *from, ptrdiff_t left) { return load_bits(from, within(0, left)); }
+
+INLINE void sum_up(float *to, const Sum *sums, const int count) {
+    UNROLL for (int i = 0; i < count; i++) to[i] = total_of_half(sums[i]);
+}
 
 #endif
 
@@ -84,9 +92,13 @@ INLINE void dot(float *sums, ptrdiff_t sums_row, const uint16_t *x, const uint16
         }
         if (i < stop) step(sum, x + i, weights + i, ins, gap, rows, outs, stop - i);
         i = stop;
-        UNROLL for (int r = 0; r < rows; r++) UNROLL for (int o = 0; o < outs; o++) {
-            float *to = sums + r * sums_row + o * gap;
-            *to = (begin ? *to : 0) + sum_up(sum[r][o]);
+        UNROLL for (int r = 0; r < rows; r++) {
+            float totals[MOST_DOTS];
+            sum_up(totals, sum[r], outs);
+            UNROLL for (int o = 0; o < outs; o++) {
+                float *to = sums + r * sums_row + o * gap;
+                *to = (begin ? *to : 0) + totals[o];
+            }
         }
     }
 }
@@ -102,7 +114,7 @@ INLINE void dot_outs(float *sums, ptrdiff_t sums_row, const uint16_t *x, const u
         dot(sums + o, sums_row, x, weights + o * ins, ins, 1, begin, end, rows, 1);
 }
 
-#define CASE_DOT(n) \
+#define DOT_CASE(n) \
     case n: \
         if (n <= DOT_ROWS) \
             dot_outs(to, sums_row, from, weights, ins, begin, end, n <= DOT_ROWS ? n : 1, outs, DOT_OUTS); \
@@ -124,7 +136,7 @@ static void dots(float *sums, ptrdiff_t sums_row, const uint16_t *x, const uint1
                 const uint16_t *from = x + row * ins;
                 float *to = sums + row * sums_row;
                 switch (least(rows - row, some)) {
-                    CASE_DOT(1); CASE_DOT(2); CASE_DOT(3); CASE_DOT(4); CASE_DOT(5); CASE_DOT(6);
+                    DOT_CASE(1); DOT_CASE(2); DOT_CASE(3); DOT_CASE(4); DOT_CASE(5); DOT_CASE(6);
                 }
             }
     }

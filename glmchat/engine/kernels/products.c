@@ -1,8 +1,8 @@
 /* Products of rows with matrices in BF16. Sums are FP32.
 
-   A token reads each weight once, so its products take as long as that. On CPUs with AVX512-BF16 matrices are as
-   oneDNN has them packed, which is how sixteen outputs at a time are summed from pairs of inputs, by AMX as well; on
-   others oneDNN has no products in BF16, and they are as they are. */
+   A token reads each weight once, so its products take as long as that. Where BF16 is multiplied as such matrices are
+   as oneDNN has them packed, which is how sixteen outputs at a time are summed from pairs of inputs, by AMX as well;
+   where it is widened they are as they are. */
 
 #include "products.h"
 

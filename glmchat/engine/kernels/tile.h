@@ -224,7 +224,7 @@ enum { STRIP = 12, WIDE = 2 }; /* rows and vectors whose sums stay in registers 
 enum { STRIP = 5, WIDE = 1 };
 #endif
 enum { MOST_ROWS = 48, SOME_PAIRS = 1, EVEN = 1, MOST_PAIRS = 128 };
-typedef float Row[2][MOST_PAIRS]; /* first and second of each pair */
+typedef float Row[2][MOST_PAIRS]; /* of the left, in FP32: the first and the second of each pair */
 
 /* `rows` and `vectors` are constants here. */
 INLINE void strip(float *sums, ptrdiff_t sums_row, const Row *left, Pairs right, const int rows, const int vectors,
