@@ -23,18 +23,25 @@ void glmchat_multiply(const uint16_t *x, const Matrix *matrices, ptrdiff_t count
 /* x [rows, ins] by a matrix that is not packed, [outs, ins]: `out` [rows, outs], in FP32 if `exact`, else in BF16. */
 void glmchat_multiply_plain(const uint16_t *x, const uint16_t *matrix, ptrdiff_t rows, ptrdiff_t outs, ptrdiff_t ins,
                             int exact, void *out) {
-#pragma omp parallel for schedule(static)
-    for (ptrdiff_t begin = 0; begin < outs; begin += LANES)
-        for (ptrdiff_t row = 0; row < rows; row += LANES) {
-            const ptrdiff_t high = least(rows - row, LANES), many = least(outs - begin, LANES);
-            float sums[LANES * LANES];
-            dots(sums, LANES, x + row * ins, matrix + begin * ins, ins, high, many);
-            for (ptrdiff_t r = 0; r < high; r++) {
-                const ptrdiff_t to = (row + r) * outs + begin;
-                if (exact)
-                    memcpy((float *)out + to, sums + r * LANES, sizeof *sums * many);
-                else
-                    store((uint16_t *)out + to, within(0, many), load_floats(sums + r * LANES));
+#pragma omp parallel
+    {
+        const Share share = share_of((outs + LANES - 1) / LANES);
+        const ptrdiff_t end = least(share.end * LANES, outs);
+        for (ptrdiff_t begin = share.begin * LANES; begin < end; begin += MOST_OUTS)
+            for (ptrdiff_t row = 0; row < rows; row += LANES) {
+                const ptrdiff_t high = least(rows - row, LANES), many = least(end - begin, MOST_OUTS);
+                float sums[LANES * MOST_OUTS];
+                dots(sums, MOST_OUTS, x + row * ins, matrix + begin * ins, ins, high, many);
+                for (ptrdiff_t r = 0; r < high; r++)
+                    for (ptrdiff_t o = 0; o < many; o += LANES) {
+                        const ptrdiff_t to = (row + r) * outs + begin + o;
+                        const Mask used = within(o, many);
+                        const Floats sum = load_floats(sums + r * MOST_OUTS + o);
+                        if (exact)
+                            store_some_floats((float *)out + to, used, sum);
+                        else
+                            store((uint16_t *)out + to, used, sum);
+                    }
             }
-        }
+    }
 }

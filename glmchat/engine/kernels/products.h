@@ -2,21 +2,32 @@
 
 #pragma once
 
+#include <omp.h>
+
 #include "dots.h"
 #include "kernels.h"
 
 enum { MOST_OUTS = 64 };
 
-/* The block of outputs that begins with the one of number `begin`: out [rows, outs] of x [rows, ins]. Where it was
-   not met before its weights are `far`. */
-INLINE void block_of(Tiles *tiles, const Matrix *matrix, const uint16_t *x, ptrdiff_t begin, uint16_t *out,
-                     ptrdiff_t rows, bool far) {
-    const ptrdiff_t width = matrix->block;
+typedef struct {
+    ptrdiff_t begin, end;
+} Share;
+
+/* Of so many, what this thread of those of the parallel region has; as many as another, or one more. */
+INLINE Share share_of(ptrdiff_t count) {
+    const ptrdiff_t threads = omp_get_num_threads(), mine = omp_get_thread_num();
+    return (Share){count * mine / threads, count * (mine + 1) / threads};
+}
+
+/* `width` outputs of a block, from the one of number `begin` on: out [rows, outs] of x [rows, ins]. Where they were not
+   met before their weights are `far`. */
+INLINE void block_of(Tiles *tiles, const Matrix *matrix, const uint16_t *x, ptrdiff_t begin, ptrdiff_t width,
+                     uint16_t *out, ptrdiff_t rows, bool far) {
     float sums[MOST_ROWS * MOST_OUTS];
 #ifdef __AVX512BF16__
-    const ptrdiff_t pairs = matrix->ins / 2;
-    const uint32_t *packed = matrix->packed + begin * (matrix->room / 2);
-    multiply(tiles, sums, width, (Pairs){(const uint32_t *)x, pairs, 1}, (Pairs){packed, width, 1}, rows,
+    const ptrdiff_t pairs = matrix->ins / 2, inside = begin % matrix->block;
+    const uint32_t *packed = matrix->packed + (begin - inside) * (matrix->room / 2) + inside;
+    multiply(tiles, sums, width, (Pairs){(const uint32_t *)x, pairs, 1}, (Pairs){packed, matrix->block, 1}, rows,
              width / LANES, pairs, false, far);
 #else
     (void)tiles, (void)far;
@@ -37,25 +48,28 @@ typedef struct {
     const uint16_t *x; /* [rows, ins] */
     uint16_t *out;     /* [rows, outs] */
     ptrdiff_t rows;
-    ptrdiff_t end; /* of its blocks, among those of this product and the ones before it */
+    ptrdiff_t end; /* of its outputs, in LANES, among those of this product and the ones before it */
 } Product;
 
-/* The next after some, of which `end` blocks are. */
+/* The next after some that end there. */
 INLINE Product product_of(const Matrix *matrix, const uint16_t *x, uint16_t *out, ptrdiff_t rows, ptrdiff_t end) {
-    return (Product){matrix, x, out, rows, end + (matrix->outs + matrix->block - 1) / matrix->block};
+    return (Product){matrix, x, out, rows, end + (matrix->outs + LANES - 1) / LANES};
 }
 
-/* All of them, by all threads of the parallel region in which it is called. */
+/* All of them, by all threads of the parallel region in which it is called. Each takes of its outputs at once what is
+   in one block. */
 INLINE void multiply_all(const Product *products, ptrdiff_t count) {
-    ptrdiff_t number = 0, before = 0; /* of the task's product */
+    const Share share = share_of(products[count - 1].end);
+    ptrdiff_t number = 0, before = 0; /* of the product */
     Tiles tiles = 0;
-#pragma omp for schedule(static) nowait
-    for (ptrdiff_t task = 0; task < products[count - 1].end; task++) {
-        while (task >= products[number].end) before = products[number++].end;
+    for (ptrdiff_t at = share.begin, some; at < share.end; at += some) {
+        while (at >= products[number].end) before = products[number++].end;
         const Product *product = products + number;
         const Matrix *matrix = product->matrix;
+        const ptrdiff_t begin = (at - before) * LANES;
+        some = least(least(share.end, product->end) - at, (matrix->block - begin % matrix->block) / LANES);
         for (ptrdiff_t row = 0; row < product->rows; row += MOST_ROWS)
-            block_of(&tiles, matrix, product->x + row * matrix->ins, (task - before) * matrix->block,
+            block_of(&tiles, matrix, product->x + row * matrix->ins, begin, some * LANES,
                      product->out + row * matrix->outs, least(product->rows - row, MOST_ROWS), !row);
     }
     release(&tiles);
