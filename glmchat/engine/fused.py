@@ -31,10 +31,12 @@ def use_fused(model: Any) -> None:
                 module.forward = ours
 
 
-def is_whole(model: Any) -> bool:
-    """Whether each layer of `model` is one call, and attends to all that came before; so it needs no mask."""
+def whole_layers(model: Any) -> native.Layers | None:
+    """All layers of `model`, if each is one call and attends to all that came before, so that they need no
+    mask."""
     layers = getattr(getattr(model, "model", None), "layers", None) or ()
-    return bool(layers) and all(getattr(layer.forward, "is_whole", False) for layer in layers)
+    whole: list[Any] = [getattr(layer.forward, "whole", None) for layer in layers]
+    return native.in_order(whole) if whole and None not in whole else None
 
 
 def _agree(ours: Forward, theirs: Forward, inputs: Sequence[Any]) -> bool:
@@ -160,7 +162,7 @@ def _layer(module: Any) -> Forward:
         x = hidden_states + out
         return x + mlp.forward(between.forward(x))
 
-    forward.is_whole = whole is not None  # type: ignore[attr-defined]
+    forward.whole = whole  # type: ignore[attr-defined]
     return forward
 
 

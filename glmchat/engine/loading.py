@@ -24,9 +24,10 @@ from ..glm.checkpoints import Checkpoint
 from .attention import use_own_attention
 from .compiled import CompiledStep, plan_compiling
 from .faults import one_line
-from .fused import is_whole, use_fused
+from .fused import use_fused, whole_layers
 from .hybrid import compute_where_they_are, pin
 from .kv import copy_start, growing
+from .layer import run_all
 from .memory import LoadOptions, free_memory, peak_resident
 from .mtp import MtpHead, compute_device, load_mtp
 from .packing import can_pack, is_packed, pack, use_packed_experts
@@ -206,7 +207,11 @@ class LoadedModel:
         auto = self.mtp is not None or not (self.offloaded or self.hybrid)
         self.speculates = speculate != "off" and (auto or speculate != "auto")
         """Tokens are guessed ahead."""
-        self._angles = Angles(model.model.rotary_emb, model.model.norm.weight) if is_whole(model) else None
+        self._layers = whole_layers(model)
+        """All of them, if they can be run in one call."""
+        self._angles = Angles(model.model.rotary_emb, model.model.norm.weight) if self._layers else None
+        self._watched = False
+        """A forward may be stopped between two layers."""
         self._paging: Iterator[None] | None = None
         self.compiled: CompiledStep | None = None
         """The decode step compiled, or yet to be; None where it is not going to be."""
@@ -245,14 +250,17 @@ class LoadedModel:
             return self.forward_eager(ids, cache, rows)
 
     def forward_eager(self, ids: Any, cache: Any, rows: int = 1) -> tuple[Any, Any]:
-        """The same, by the model as transformers runs it, or layer by layer where those are all there is."""
+        """The same, by the model as transformers runs it, or by its layers where those are all there is."""
         model = self._model
-        if self._angles is not None:
+        if self._layers is not None and self._angles is not None:
             x = model.model.embed_tokens(ids)
             angles = self._angles.of(cache.get_seq_length(), ids.shape[1])
-            for layer in model.model.layers:
-                x = layer(x, past_key_values=cache, use_cache=True, position_embeddings=angles)
-            states = model.model.norm(x)
+            after = None if self._watched else run_all(self._layers, x, angles, cache)
+            if after is None:
+                for layer in model.model.layers:
+                    x = layer(x, past_key_values=cache, use_cache=True, position_embeddings=angles)
+                after = x
+            states = model.model.norm(after)
             return model.lm_head(states[:, -rows:])[0], states if self.mtp is not None else None
         if self.mtp is not None:
             states = model.model(input_ids=ids, past_key_values=cache, use_cache=True).last_hidden_state
@@ -360,9 +368,11 @@ class LoadedModel:
 
         layers = () if self._ranks else getattr(getattr(self._model, "model", None), "layers", None) or ()
         hooks = [layer.register_forward_pre_hook(check) for layer in layers]
+        self._watched = True
         try:
             yield
         finally:
+            self._watched = False
             for hook in hooks:
                 hook.remove()
 

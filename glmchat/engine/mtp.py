@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..errors import ModelError
-from . import layer, native
+from . import native
 from .attention import NATIVE
 from .kv import close, growing, opened
 from .rotary import Angles
@@ -146,7 +146,7 @@ class MtpHead:
         table, head = model.get_input_embeddings(), model.get_output_embeddings()
         joining, to_logits = (getattr(m.weight, "native", None) for m in (self._projection, head))
         plain = [m.weight for m in (table, *self._norms, *([] if to_logits else [head]))]
-        whole = layer.described(block) if getattr(block.forward, "is_whole", False) else None
+        whole = getattr(block.forward, "whole", None)
         if (
             whole is None
             or joining is None

@@ -234,18 +234,32 @@ class Layer(ctypes.Structure):
     )
 
 
-def run_layer(layer: Layer, x: Any, cos: Any, sin: Any, keys: Any, values: Any, known: int) -> Any:
-    """x [..., n, hidden] after the layer. Rows come after `known` tokens, by cos and sin [..., n, turned],
-    and their keys and values are put behind those in [1, groups, room, size].
+Layers = ctypes.Array[Any]
+"""Of pointers to them."""
+
+
+def in_order(layers: Sequence[Layer]) -> Layers:
+    """To be run one after the other."""
+    return (ctypes.POINTER(Layer) * len(layers))(*map(ctypes.pointer, layers))
+
+
+def run_layers(
+    layers: Layers, x: Any, cos: Any, sin: Any, buffers: Sequence[tuple[Any, Any]], known: int
+) -> Any:
+    """x [..., n, hidden] after the layers. Rows come after `known` tokens, by cos and sin [..., n, turned],
+    and their keys and values are put behind those of each layer in [1, groups, room, size], which have the
+    same room.
 
     Raises: IndexError for an expert that there is not.
     """
     out, cos, sin = x.new_empty(x.shape).copy_(x), cos.contiguous(), sin.contiguous()
-    rows, kernels = out.numel() // out.shape[-1], _loaded()
-    room = out.new_empty(kernels.glmchat_layer_room(layer, rows) // out.itemsize)
-    if not kernels.glmchat_layer(
-        *(layer, out.data_ptr(), rows, cos.data_ptr(), sin.data_ptr(), cos.shape[-1]),
-        *(keys.data_ptr(), values.data_ptr(), keys.stride(1), known, room.data_ptr()),
+    rows, count, kernels = out.numel() // out.shape[-1], len(layers), _loaded()
+    room = out.new_empty(kernels.glmchat_layers_room(layers, count, rows) // out.itemsize)
+    addresses = ctypes.c_void_p * count
+    keys, values = (addresses(*(t.data_ptr() for t in each)) for each in zip(*buffers, strict=True))
+    if not kernels.glmchat_layers(
+        *(layers, count, out.data_ptr(), rows, cos.data_ptr(), sin.data_ptr(), cos.shape[-1]),
+        *(keys, values, buffers[0][0].stride(1), known, room.data_ptr()),
     ):
         raise IndexError("a token goes to an expert that there is not")
     return out
@@ -270,7 +284,7 @@ def draft(
     """`count` tokens that may follow the last of `ids`.
 
     Each of those follows a token of which the trunk gave the state, in `states` [1, n, hidden]. For `angles`,
-    [1, n + count - 1, turned] each, `buffers` and `known` see `run_layer`.
+    [1, n + count - 1, turned] each, `buffers` and `known` see `run_layers`.
     """
     rows, kernels = len(ids), _loaded()
     states, (cos, sin), (keys, values) = states.contiguous(), (t.contiguous() for t in angles), buffers
@@ -396,11 +410,11 @@ def _declared(kernels: ctypes.CDLL) -> ctypes.CDLL:
     kernels.glmchat_multiply.argtypes = [*[pointer] * 2, *[size] * 2, pointer]
     kernels.glmchat_experts.argtypes = [*[pointer] * 3, *[size] * 2, *[pointer] * 2, size, *[pointer] * 3]
     kernels.glmchat_experts.restype = c.c_bool
-    kernels.glmchat_layer_room.argtypes = [c.POINTER(Layer), size]
-    kernels.glmchat_layer_room.restype = size
-    kernels.glmchat_layer.argtypes = [c.POINTER(Layer), pointer, size, *[pointer] * 2, size]
-    kernels.glmchat_layer.argtypes += [*[pointer] * 2, *[size] * 2, pointer]
-    kernels.glmchat_layer.restype = c.c_bool
+    kernels.glmchat_layers_room.argtypes = [pointer, *[size] * 2]
+    kernels.glmchat_layers_room.restype = size
+    kernels.glmchat_layers.argtypes = [pointer, size, pointer, size, *[pointer] * 2, size]
+    kernels.glmchat_layers.argtypes += [*[pointer] * 2, *[size] * 2, pointer]
+    kernels.glmchat_layers.restype = c.c_bool
     kernels.glmchat_draft_room.argtypes = [c.POINTER(Drafter), size]
     kernels.glmchat_draft_room.restype = size
     kernels.glmchat_draft.argtypes = [c.POINTER(Drafter), *[pointer] * 2, *[size] * 2, *[pointer] * 2, size]

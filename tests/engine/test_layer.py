@@ -1,7 +1,8 @@
-"""A decoder layer in one call: the very numbers of its steps, and only where it computes what they do."""
+"""Decoder layers in one call: the very numbers of their steps, and only where it computes what they do."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,7 +14,7 @@ from glmchat.engine import fused, kv, layer
 from glmchat.engine.attention import use_own_attention
 from glmchat.engine.cache import PrefixCache
 from glmchat.engine.draft import Mtp
-from glmchat.engine.loading import LoadedModel
+from glmchat.engine.loading import LoadedModel, Stopped
 from glmchat.engine.local import open_local
 from glmchat.engine.memory import LoadOptions
 from glmchat.engine.packing import pack, use_packed_experts
@@ -159,23 +160,37 @@ def loaded() -> Iterator[LoadedModel]:
             yield found
 
 
-def test_layer_by_layer_is_what_transformers_does(
+def test_all_layers_at_once_or_one_by_one_are_what_transformers_does(
     loaded: LoadedModel, calls: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Across the positions for which angles are computed together, too."""
-    outs = []
-    for direct in (True, False):
-        cache = loaded.new_cache()
-        if not direct:
-            assert set(calls) == set(range(5))
-            assert loaded._angles is not None
-            monkeypatch.setattr(loaded, "_angles", None)
-        for rows in (200, 1, 90, 3, 300, 1):
+    """Across the positions for which angles are computed together, too. One by one they can be stopped; so
+    are the first tokens of a conversation, which make its cache."""
+    outs: list[list[Any]] = [[], [], []]
+    caches = [loaded.new_cache() for _ in outs]
+    parts = (200, 1, 90, 3, 300, 1)
+    every = list(range(5))
+    for way, (made, cache) in enumerate(zip(outs, caches, strict=True)):
+        calls.clear()
+        if way == 2:
+            monkeypatch.setattr(loaded, "_layers", None)
+        for rows in parts:
             ids = loaded.ids([7 + 31 * n % 1000 for n in range(rows)])
-            outs.append(loaded.forward(ids, cache, rows))
-    for (logits, states), (their_logits, their_states) in zip(outs[:6], outs[6:], strict=True):
-        assert torch.equal(logits, their_logits)
-        assert torch.equal(states, their_states)
+            with loaded.stoppable(lambda: False) if way == 1 else contextlib.nullcontext():
+                made.append(loaded.forward(ids, cache, rows))
+        assert calls == [[], every * (len(parts) - 1), every * (len(parts) - 1)][way]
+    for one in zip(*outs, strict=True):
+        assert all(torch.equal(one[0][i], other[i]) for other in one[1:] for i in range(2))
+    for layers in zip(*(cache.layers for cache in caches), strict=True):
+        assert all(torch.equal(layers[0].keys, other.keys) for other in layers[1:])
+        assert all(torch.equal(layers[0].values, other.values) for other in layers[1:])
+
+
+def test_a_forward_ends_between_two_layers(loaded: LoadedModel) -> None:
+    cache, asked = loaded.new_cache(), iter([False, False, True])
+    loaded.forward(loaded.ids([1, 2, 3]), cache)
+    with pytest.raises(Stopped), loaded.stoppable(lambda: next(asked)):
+        loaded.forward(loaded.ids([4, 5]), cache)
+    assert [layer.get_seq_length() for layer in cache.layers] == [5, 5, 3, 3, 3]
 
 
 def test_guesses_at_once_are_those_one_by_one(loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,5 @@
-/* A decoder layer, and what the MTP layer guesses: all of their steps in one call, as for a token alone it takes
-   Python longer to ask for them one by one than it takes to do them. */
+/* Decoder layers, and what the MTP layer guesses: all of their steps in one call, as for a token alone it takes Python
+   longer to ask for them one by one than it takes to do them. */
 
 #include "kernels.h"
 #include "vectors.h"
@@ -83,17 +83,11 @@ static bool run_experts(const Layer *layer, const Room *room, ptrdiff_t rows, ui
     return true;
 }
 
-/* Bytes that a call for so many rows needs to work in. */
-ptrdiff_t glmchat_layer_room(const Layer *layer, ptrdiff_t rows) {
-    Room room;
-    return lay_out(&room, layer, rows, NULL);
-}
-
 /* Of x [rows, hidden], in place. Rows are tokens that come after `known` others, whose keys and values are in the
    cache [groups, tokens, size]; theirs are put there. `cos` and `sin` [rows, turned] are of their positions. False: a
    row goes to an expert that there is not. */
-bool glmchat_layer(const Layer *layer, uint16_t *x, ptrdiff_t rows, const uint16_t *cos, const uint16_t *sin,
-                   ptrdiff_t turned, uint16_t *keys, uint16_t *values, ptrdiff_t group, ptrdiff_t known, char *at) {
+static bool run_layer(const Layer *layer, uint16_t *x, ptrdiff_t rows, const uint16_t *cos, const uint16_t *sin,
+                      ptrdiff_t turned, uint16_t *keys, uint16_t *values, ptrdiff_t group, ptrdiff_t known, char *at) {
     const ptrdiff_t heads = layer->heads, groups = layer->groups, size = layer->size, width = heads * size;
     Room room;
     lay_out(&room, layer, rows, at);
@@ -128,6 +122,26 @@ bool glmchat_layer(const Layer *layer, uint16_t *x, ptrdiff_t rows, const uint16
     return true;
 }
 
+/* Bytes that a call for so many rows needs to work in. */
+ptrdiff_t glmchat_layers_room(const Layer *const *layers, ptrdiff_t count, ptrdiff_t rows) {
+    Room room;
+    ptrdiff_t most = 0;
+    for (ptrdiff_t n = 0; n < count; n++) {
+        const ptrdiff_t bytes = lay_out(&room, layers[n], rows, NULL);
+        if (most < bytes) most = bytes;
+    }
+    return most;
+}
+
+/* Of so many layers, one after the other, each with a cache of its own. */
+bool glmchat_layers(const Layer *const *layers, ptrdiff_t count, uint16_t *x, ptrdiff_t rows, const uint16_t *cos,
+                    const uint16_t *sin, ptrdiff_t turned, uint16_t *const *keys, uint16_t *const *values,
+                    ptrdiff_t group, ptrdiff_t known, char *at) {
+    for (ptrdiff_t n = 0; n < count; n++)
+        if (!run_layer(layers[n], x, rows, cos, sin, turned, keys[n], values[n], group, known, at)) return false;
+    return true;
+}
+
 typedef struct {
     const Layer *layer;
     const uint16_t *table;                                /* embeddings of tokens, [vocabulary, hidden] */
@@ -150,7 +164,7 @@ static ptrdiff_t lay_out_desk(Desk *desk, const Drafter *drafter, ptrdiff_t rows
     desk->x = take(at, &used, rows * one);
     desk->state = take(at, &used, one);
     desk->logits = take(at, &used, (ptrdiff_t)sizeof(uint16_t) * drafter->vocabulary);
-    desk->rest = take(at, &used, glmchat_layer_room(drafter->layer, rows));
+    desk->rest = take(at, &used, glmchat_layers_room(&drafter->layer, 1, rows));
     return used;
 }
 
@@ -181,7 +195,7 @@ ptrdiff_t glmchat_draft_room(const Drafter *drafter, ptrdiff_t rows) {
 
 /* `count` guesses of what follows the last of the tokens `ids` [rows], each of which follows a token whose state
    [rows, hidden] the trunk gave; after the first guess the layer's own states take their place. The rest is as for
-   glmchat_layer. */
+   run_layer. */
 bool glmchat_draft(const Drafter *drafter, const int64_t *ids, const uint16_t *states, ptrdiff_t rows,
                    ptrdiff_t count, const uint16_t *cos, const uint16_t *sin, ptrdiff_t turned, uint16_t *keys,
                    uint16_t *values, ptrdiff_t group, ptrdiff_t known, char *at, int64_t *guesses) {
@@ -195,7 +209,7 @@ bool glmchat_draft(const Drafter *drafter, const int64_t *ids, const uint16_t *s
             glmchat_norm(states + row * hidden, drafter->state_norm, 1, hidden, drafter->state_eps, to + hidden);
         }
         glmchat_multiply(desk.both, drafter->joining, 1, rows, desk.x);
-        if (!glmchat_layer(drafter->layer, desk.x, rows, cos, sin, turned, keys, values, group, known, desk.rest))
+        if (!run_layer(drafter->layer, desk.x, rows, cos, sin, turned, keys, values, group, known, desk.rest))
             return false;
         glmchat_norm(desk.x + (rows - 1) * hidden, drafter->last_norm, 1, hidden, drafter->last_eps, desk.state);
         guesses[n] = choose_token(drafter, &desk);
