@@ -185,10 +185,10 @@ def prefill_flops(model: Any, tokens: int) -> int:
 
 def matmul_speed(device: Any, size: int) -> float:
     """FLOP/s of the product of two square BF16 matrices; in FP32 on a CPU that has no products in BF16, where
-    torch would take a thousand times as long."""
+    torch would take a thousand times as long, or has slower ones."""
     import torch
 
-    widened = device.type == "cpu" and not native.onednn_multiplies()
+    widened = device.type == "cpu" and not native.packs()
     dtype = torch.float32 if widened else torch.bfloat16
     a, b = (torch.rand(size, size, dtype=dtype, device=device) for _ in range(2))
     return 2 * size**3 / seconds(device, lambda: a @ b)
