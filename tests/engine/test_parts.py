@@ -1,4 +1,4 @@
-"""The engine's small parts: detokenizer, outbox, what is to do, prefix cache."""
+"""The engine's small parts: detokenizer, outbox, what is to do, prefix cache, which kernels are for a CPU."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import DynamicCache, LlamaConfig, MistralConfig
 
+from glmchat.engine import native
 from glmchat.engine.cache import Branch, PrefixCache, is_croppable
 from glmchat.engine.detokenize import Detokenizer
 from glmchat.engine.kv import growing, use, whole
@@ -283,3 +284,30 @@ def test_a_cache_that_cannot_be_cut_survives_a_stopped_forward() -> None:
         branch.cache.layers[0].crop(0)
     branch.mend()
     assert not is_croppable(branch.cache)
+
+
+AMX, BF16, AVX512, AVX2 = native.INPUTS
+find_build = native.build.__wrapped__
+
+
+@pytest.mark.parametrize(
+    ("features", "permitted", "vendor", "expected"),
+    [
+        ([AMX, BF16, AVX512, AVX2], True, "GenuineIntel", AMX),
+        ([AMX, BF16, AVX512, AVX2], False, "GenuineIntel", AVX512),
+        ([BF16, AVX512, AVX2], True, "GenuineIntel", AVX512),
+        ([BF16, AVX512, AVX2], True, "AuthenticAMD", BF16),
+        ([AVX512, AVX2], True, "GenuineIntel", AVX512),
+        ([AVX2], True, "AuthenticAMD", AVX2),
+        ([], True, "GenuineIntel", None),
+    ],
+)
+def test_which_kernels_are_for_a_cpu(
+    features: list[str], permitted: bool, vendor: str, expected: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Intel's multiply BF16 at half the speed of FP32, but by AMX, for which Linux is asked."""
+    monkeypatch.setattr(native, "cpu_has", features.__contains__)
+    monkeypatch.setattr(native, "_is_intel", lambda: vendor == "GenuineIntel")
+    monkeypatch.setattr(native, "onednn_multiplies", lambda: AVX512 in features)
+    monkeypatch.setattr(torch.cpu, "_init_amx", lambda: permitted, raising=False)
+    assert find_build() == expected
