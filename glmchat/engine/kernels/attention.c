@@ -149,8 +149,7 @@ static void attend(const Call *call, Part part, ptrdiff_t group, ptrdiff_t first
             const ptrdiff_t rows = least(used - done, ROWS), full = (rows + EVEN - 1) / EVEN * EVEN;
             if (few) {
                 multiply(&tiles, across, ROWS, (Pairs){(const uint32_t *)key, call->key_row / 2, 1},
-                         (Pairs){keys + done, WIDTH, 1}, count, full / LANES, pairs, false,
-                         false);
+                         (Pairs){keys + done, WIDTH, 1}, count, full / LANES, pairs, false, false);
                 for (ptrdiff_t r = 0; r < full; r += LANES)
                     for (ptrdiff_t k = 0; k < filled; k += LANES)
                         turn((uint32_t *)(scores + r * KEYS + k), KEYS, (uint32_t *)(across + k * ROWS + r), ROWS,
