@@ -19,11 +19,12 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 KERNELS = Path(__file__).with_name("glmchat") / "engine" / "kernels"
 _AVX512 = [f"-mavx512{name}" for name in ("f", "bw", "dq", "vl")]
+_BF16 = [*_AVX512, "-mavx512bf16"]
 BUILDS = {
     "avx2": ["-mavx2", "-mfma"],
     "avx512": _AVX512,
-    "avx512_bf16": [*_AVX512, "-mavx512bf16"],
-    "amx_tile": [*_AVX512, "-mavx512bf16", "-mamx-tile", "-mamx-bf16"],
+    "avx512_bf16": _BF16,
+    "amx_tile": [*_BF16, "-mamx-tile", "-mamx-bf16"],
 }
 """Libraries, called after what a CPU must have, and how they are compiled."""
 # -fopenmp, but not in the last step: the threads are those of the OpenMP that torch brings along.

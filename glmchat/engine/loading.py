@@ -207,9 +207,9 @@ class LoadedModel:
         auto = self.mtp is not None or not (self.offloaded or self.hybrid)
         self.speculates = speculate != "off" and (auto or speculate != "auto")
         """Tokens are guessed ahead."""
-        self._layers = whole_layers(model)
-        """All of them, if they can be run in one call."""
-        self._angles = Angles(model.model.rotary_emb, model.model.norm.weight) if self._layers else None
+        layers = whole_layers(model)
+        self._whole = layers and (layers, Angles(model.model.rotary_emb, model.model.norm.weight))
+        """All layers and what they need, if they can be run in one call."""
         self._watched = False
         """A forward may be stopped between two layers."""
         self._paging: Iterator[None] | None = None
@@ -252,10 +252,11 @@ class LoadedModel:
     def forward_eager(self, ids: Any, cache: Any, rows: int = 1) -> tuple[Any, Any]:
         """The same, by the model as transformers runs it, or by its layers where those are all there is."""
         model = self._model
-        if self._layers is not None and self._angles is not None:
+        if self._whole is not None:
+            layers, table = self._whole
             x = model.model.embed_tokens(ids)
-            angles = self._angles.of(cache.get_seq_length(), ids.shape[1])
-            after = None if self._watched else run_all(self._layers, x, angles, cache)
+            angles = table.of(cache.get_seq_length(), ids.shape[1])
+            after = None if self._watched else run_all(layers, x, angles, cache)
             if after is None:
                 for layer in model.model.layers:
                     x = layer(x, past_key_values=cache, use_cache=True, position_embeddings=angles)

@@ -22,7 +22,7 @@ _SIZES, _LARGEST = 32, 256
 _BLOCKS = (64, 48, 32, 16)
 """How many outputs oneDNN puts into a block of a packed matrix."""
 _BLOCK = 64
-"""Outputs of a matrix that is not packed, in one task."""
+"""Outputs of a matrix that is not packed, at most, that are computed together."""
 _ENDS = 16
 """Pairs of inputs at each end of one, by which it is told."""
 

@@ -172,7 +172,7 @@ def test_all_layers_at_once_or_one_by_one_are_what_transformers_does(
     for way, (made, cache) in enumerate(zip(outs, caches, strict=True)):
         calls.clear()
         if way == 2:
-            monkeypatch.setattr(loaded, "_layers", None)
+            monkeypatch.setattr(loaded, "_whole", None)
         for rows in parts:
             ids = loaded.ids([7 + 31 * n % 1000 for n in range(rows)])
             with loaded.stoppable(lambda: False) if way == 1 else contextlib.nullcontext():

@@ -148,22 +148,22 @@ static void attend(const Call *call, Part part, ptrdiff_t group, ptrdiff_t first
         for (ptrdiff_t done = 0; done < used; done += ROWS) {
             const ptrdiff_t rows = least(used - done, ROWS), full = (rows + EVEN - 1) / EVEN * EVEN;
             if (few) {
-                multiply(&tiles, across, ROWS, (Pairs){(const uint32_t *)key, call->key_row / 2, 1},
-                         (Pairs){keys + done, WIDTH, 1}, count, full / LANES, pairs, false, false);
+                multiply(&tiles, across, ROWS, (Pairs){(const uint32_t *)key, call->key_row / 2, false},
+                         (Pairs){keys + done, WIDTH, false}, count, full / LANES, pairs, false);
                 for (ptrdiff_t r = 0; r < full; r += LANES)
                     for (ptrdiff_t k = 0; k < filled; k += LANES)
                         turn((uint32_t *)(scores + r * KEYS + k), KEYS, (uint32_t *)(across + k * ROWS + r), ROWS,
                              LANES);
             } else
-                multiply(&tiles, scores, KEYS, (Pairs){query + done * pairs, pairs, 1}, (Pairs){keys, KEYS, 1}, full,
-                         filled / LANES, pairs, false, false);
+                multiply(&tiles, scores, KEYS, (Pairs){query + done * pairs, pairs, false},
+                         (Pairs){keys, KEYS, false}, full, filled / LANES, pairs, false);
             for (ptrdiff_t r = 0; r < rows; r++) {
                 const ptrdiff_t row = done + r, seen = known + (first + row) % call->rows + 1 - at;
                 states[row] = weigh((uint16_t *)(weights + r * KEYS / 2), scores + r * KEYS, filled, seen, call->scale,
                                     states[row], part.sums + row * size, size);
             }
-            multiply(&tiles, part.sums + done * size, size, (Pairs){weights, KEYS / 2, 1}, (Pairs){values, size, 1},
-                     full, size / LANES, filled / 2, true, false);
+            multiply(&tiles, part.sums + done * size, size, (Pairs){weights, KEYS / 2, false},
+                     (Pairs){values, size, false}, full, size / LANES, filled / 2, true);
         }
     }
     release(&tiles);

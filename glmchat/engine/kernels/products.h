@@ -27,8 +27,8 @@ INLINE void block_of(Tiles *tiles, const Matrix *matrix, const uint16_t *x, ptrd
 #ifdef __AVX512BF16__
     const ptrdiff_t pairs = matrix->ins / 2, inside = begin % matrix->block;
     const uint32_t *packed = matrix->packed + (begin - inside) * (matrix->room / 2) + inside;
-    multiply(tiles, sums, width, (Pairs){(const uint32_t *)x, pairs, 1}, (Pairs){packed, matrix->block, 1}, rows,
-             width / LANES, pairs, false, far);
+    multiply(tiles, sums, width, (Pairs){(const uint32_t *)x, pairs, false}, (Pairs){packed, matrix->block, far}, rows,
+             width / LANES, pairs, false);
 #else
     (void)tiles, (void)far;
     dots(sums, width, x, (const uint16_t *)matrix->packed + begin * matrix->ins, matrix->ins, rows,

@@ -6,9 +6,10 @@
 
 typedef ptrdiff_t Tiles; /* for how many rows a thread has configured them; 0: for none */
 
-typedef struct { /* [rows, columns], whose first elements lie so many elements apart */
+typedef struct { /* [rows, columns]; columns are neighbours, rows lie so many elements apart */
     const uint32_t *at;
-    ptrdiff_t row, column;
+    ptrdiff_t row;
+    bool far; /* in memory, from which it has to be fetched ahead */
 } Pairs;
 
 #ifdef __AMX_TILE__
@@ -132,16 +133,14 @@ INLINE void release(Tiles *now) {
     *now = 0;
 }
 
-/* sums [rows, vectors * 16] = left [rows, pairs] x right [pairs, vectors * 16], or + that, with `add`. Columns of
-   the left and of the right are neighbours. The right is fetched ahead, `far` or not. The tiles are to be released
-   when all is multiplied. */
+/* sums [rows, vectors * 16] = left [rows, pairs] x right [pairs, vectors * 16], or + that, with `add`. The right is
+   fetched ahead, far or not. The tiles are to be released when all is multiplied. */
 static void multiply(Tiles *tiles, float *sums, ptrdiff_t sums_row, Pairs left, Pairs right, ptrdiff_t rows,
-                     ptrdiff_t vectors, ptrdiff_t pairs, bool add, bool far) {
-    (void)far;
+                     ptrdiff_t vectors, ptrdiff_t pairs, bool add) {
     for (ptrdiff_t done = 0; done < rows; done += MOST_ROWS) {
         const ptrdiff_t some = least(rows - done, MOST_ROWS);
         configure(tiles, some);
-        strip(sums + done * sums_row, sums_row, (Pairs){left.at + done * left.row, left.row, 1}, right, some,
+        strip(sums + done * sums_row, sums_row, (Pairs){left.at + done * left.row, left.row, false}, right, some,
               vectors, pairs, add, !done);
     }
 }
@@ -164,7 +163,7 @@ INLINE void strip(float *sums, ptrdiff_t sums_row, Pairs left, Pairs right, cons
         UNROLL for (int v = 0; v < vectors; v++)
             beside[v] = (__m512bh)_mm512_loadu_si512(right.at + p * right.row + v * LANES);
         UNROLL for (int i = 0; i < rows; i++) {
-            const __m512bh one = (__m512bh)_mm512_set1_epi32((int)left.at[i * left.row + p * left.column]);
+            const __m512bh one = (__m512bh)_mm512_set1_epi32((int)left.at[i * left.row + p]);
             UNROLL for (int v = 0; v < vectors; v++) sum[i][v] = _mm512_dpbf16_ps(sum[i][v], one, beside[v]);
         }
     }
@@ -205,12 +204,11 @@ INLINE void columns_of(float *sums, ptrdiff_t sums_row, Pairs left, Pairs right,
     }
 }
 
-/* sums [rows, vectors * 16] = left [rows, pairs] x right [pairs, vectors * 16], or + that, with `add`. Columns of
-   the right are neighbours. Where that is `far`, in memory, it is fetched ahead. */
+/* sums [rows, vectors * 16] = left [rows, pairs] x right [pairs, vectors * 16], or + that, with `add`. */
 static void multiply(Tiles *tiles, float *sums, ptrdiff_t sums_row, Pairs left, Pairs right, ptrdiff_t rows,
-                     ptrdiff_t vectors, ptrdiff_t pairs, bool add, bool far) {
+                     ptrdiff_t vectors, ptrdiff_t pairs, bool add) {
     (void)tiles;
-    if (far)
+    if (right.far)
         columns_of(sums, sums_row, left, right, rows, vectors, pairs, add, true);
     else
         columns_of(sums, sums_row, left, right, rows, vectors, pairs, add, false);
@@ -263,14 +261,13 @@ INLINE void rows_of(float *sums, ptrdiff_t sums_row, const Row *left, Pairs righ
 
 INLINE void release(Tiles *now) { (void)now; }
 
-/* sums [rows, vectors * 16] = left [rows, pairs] x right [pairs, vectors * 16], or + that, with `add`. Columns of
-   the left and of the right are neighbours, and the right is near. Pairs are a multiple of 16, and at most MOST_PAIRS.
-   Not inlined: else gcc leaves some of the sums in memory. */
+/* sums [rows, vectors * 16] = left [rows, pairs] x right [pairs, vectors * 16], or + that, with `add`. The right is
+   near. Pairs are a multiple of 16, and at most MOST_PAIRS. Not inlined: else gcc leaves some of the sums in memory. */
 static __attribute__((noinline, unused)) void multiply(Tiles *tiles, float *sums, ptrdiff_t sums_row, Pairs left,
                                                        Pairs right, ptrdiff_t rows, ptrdiff_t vectors,
-                                                       ptrdiff_t pairs, bool add, bool far) {
+                                                       ptrdiff_t pairs, bool add) {
     Row few[STRIP];
-    (void)tiles, (void)far;
+    (void)tiles;
     for (; rows > 0; rows -= STRIP, left.at += STRIP * left.row, sums += STRIP * sums_row) {
         const ptrdiff_t some = least(rows, STRIP);
         for (ptrdiff_t i = 0; i < some; i++)
@@ -278,7 +275,7 @@ static __attribute__((noinline, unused)) void multiply(Tiles *tiles, float *sums
                 UNROLL for (int second = 0; second < 2; second++)
                     store_floats(few[i][second] + p, load_part(left.at + i * left.row + p, second));
         for (ptrdiff_t v = 0; v < vectors; v += WIDE) {
-            const Pairs beside = {right.at + v * LANES, right.row, 1};
+            const Pairs beside = {right.at + v * LANES, right.row, false};
             if (vectors - v >= WIDE)
                 rows_of(sums + v * LANES, sums_row, few, beside, some, WIDE, pairs, add);
             else
