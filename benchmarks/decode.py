@@ -102,7 +102,7 @@ def _measure(*about: Any) -> Any:
 
 def settled(engine: LocalEngine) -> LocalEngine:
     """As it is after some seconds in which nobody asks for anything."""
-    while engine.lend(lambda decoder, *_: decoder.loaded.page_more()):
+    while engine.lend(lambda decoder, *_: decoder.loaded.compile_more() or decoder.loaded.page_more()):
         pass
     return engine
 
