@@ -349,6 +349,19 @@ class TestRecording:
         assert [int(logits) for logits, _ in outs] == [int(states) for _, states in outs] == [1, 2, 3, 4]
         assert recorder.recorded == 1
 
+    def test_what_comes_but_once_is_not_recorded(self) -> None:
+        """As the rest of a prompt does, for whose answer somebody waits."""
+        recorder = OnCpu(in_one_piece(lambda ids, position, _: (ids + 1.0, position + 1.0)))
+        one, other = ([(torch.zeros(1, 1, room, 1), torch.zeros(1, 1, room, 1))] for room in (4, 8))
+        recorded = []
+        for rows, buffers in (
+            *((5, one), (1, one), (1, one), (1, one)),
+            *((5, other), (1, other), (1, other), (5, other), (5, other)),
+        ):
+            recorder(torch.ones(1, rows), torch.tensor([rows]), buffers)
+            recorded.append(recorder.recorded)
+        assert recorded == [0, 0, 1, 1, 1, 1, 2, 3, 3]
+
 
 def test_what_runs_on_a_gpu_is_traced_whole(plain: LocalEngine) -> None:
     """Without running it: tensors on `meta` take the way of those on a GPU."""
