@@ -9,6 +9,7 @@ import argparse
 import os
 
 from . import (
+    busy,
     cancel,
     decode,
     everything,
@@ -35,6 +36,7 @@ MODULES = (
     render,
     terminal,
     cancel,
+    busy,
     gpu,
     hybrid,
     everything,

@@ -23,6 +23,7 @@ COMMANDS = (
     "speculate --by lookup",
     "memory",
     "render",
+    "busy",
     "gpu",
     "hybrid",
 )

@@ -33,6 +33,7 @@ HEAVY = {"torch", "transformers", "accelerate"}
 MAY_BE_HEAVY = {
     "engine/local.py",
     "engine/loading.py",
+    "engine/environ.py",
     "engine/placing.py",
     "engine/hybrid.py",
     "engine/ranks.py",

@@ -23,6 +23,7 @@ from ..events import LoadProgress
 from ..glm.checkpoints import Checkpoint
 from .attention import use_own_attention
 from .compiled import CompiledStep, plan_compiling
+from .environ import bring_torch
 from .faults import one_line
 from .fused import use_fused, whole_layers
 from .hybrid import compute_where_they_are, pin
@@ -61,7 +62,7 @@ def load_model(
     with contextlib.ExitStack() as undo, _quiet(), one_line(checkpoint.name, "loading"):
         if options.parallel != "off" and device_map == {"": "cpu"}:
             hide_gpus()
-
+        bring_torch()
         if options.parallel != "off":
             ranks = Ranks(checkpoint, options, on_broken)
             undo.callback(ranks.close)
@@ -98,6 +99,7 @@ def load_share(
 ) -> LoadedModel:
     """The share of a rank other than 0, which calls `on_ready` before it joins. Raises as `load_model`."""
     with _quiet(), one_line(checkpoint.name, "loading"):
+        bring_torch()
         config = _config(checkpoint, options)
         on_ready()
         with seat.taken() as share:

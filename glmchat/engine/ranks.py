@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from ..errors import GlmChatError, ModelError
+from .environ import environ
 from .faults import explain, one_line
 from .memory import LoadOptions
 from .process import Child, connect
@@ -88,7 +89,7 @@ class Seat:
             torch.cuda.set_device(self.rank)
         else:  # they share the cores
             torch.set_num_threads(max(1, torch.get_num_threads() // self.count))
-        with _environ(self.environ):
+        with environ(self.environ):
             dist.init_process_group(
                 self.backend,
                 store=dist.FileStore(self.store, self.count),  # type: ignore[attr-defined]
@@ -387,17 +388,3 @@ def _check_even(name: str, config: Any, count: int) -> None:
             fit = [f"tensor:{n}" for n in range(2, common + 1) if common % n == 0]
             use = f"use {' or '.join(fit[:6])}" if fit else "leave --parallel out"
             raise ModelError(f"{name} has {size:,} {what}, which {count} ranks cannot share evenly; {use}.")
-
-
-@contextlib.contextmanager
-def _environ(told: dict[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in told}
-    os.environ.update(told)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -88,6 +91,30 @@ def test_dtype(tiny_glm: Path) -> None:
     for dtype, expected in {"auto": "float32", "bfloat16": "bfloat16"}.items():
         with open_local(str(tiny_glm), LoadOptions(dtype=dtype)) as engine:
             assert engine.info.dtype == expected
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="torch has libgomp on Linux alone")
+@pytest.mark.parametrize(
+    ("said", "spins"),
+    [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "PASSIVE"}, "0")],
+)
+def test_threads_that_wait_for_another_soon_sleep(tiny_glm: Path, said: dict[str, str], spins: str) -> None:
+    """Else a token takes a hundred times as long beside programs that take all cores."""
+    code = (
+        "import os, sys; from glmchat.engine.local import open_local\n"
+        "with open_local(sys.argv[1]): print(os.environ.get('GOMP_SPINCOUNT'))"
+    )
+    env = {k: v for k, v in os.environ.items() if k not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    ran = subprocess.run(
+        [sys.executable, "-c", code, str(tiny_glm)],
+        env={**env, **said, "OMP_DISPLAY_ENV": "VERBOSE"},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=100,
+    )
+    assert f"GOMP_SPINCOUNT = '{spins}'" in ran.stderr
+    assert ran.stdout.strip() == str(said.get("GOMP_SPINCOUNT")), "other programs are told nothing"
 
 
 def test_info_and_progress(tiny_glm: Path) -> None:
