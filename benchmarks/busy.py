@@ -15,11 +15,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from .checkpoint import SHAPE
-from .decode import bare_loop, plain, side
+from .decode import GOAL, bare_loop, plain, side
 from .report import Comparison, measure_pairs, show
 from .reuse import written
-
-GOAL = 0.97
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

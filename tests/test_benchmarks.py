@@ -42,6 +42,10 @@ def runs(request: pytest.FixtureRequest) -> Iterator[dict[Arguments, Future[Done
             ("decode", "--model", "demo", "--tokens", "4", "--repeats", "1"),
             ("demo, ", "generate + streamer", "guessing"),
         ),
+        (
+            ("busy", "--model", "demo", "--tokens", "4", "--repeats", "1"),
+            ("demo, beside 0", "demo, beside 1"),
+        ),
         (("speculate", "--tokens", "20", "--repeats", "1"), ("demo, mtp", "tokens a forward")),
         (
             ("reuse", "--model", "demo", "--history", "400", "--turns", "4", "--last", "6", "--repeats", "1"),
