@@ -46,33 +46,46 @@ INLINE Part part_at(float *room, ptrdiff_t rows, ptrdiff_t size) {
 
 INLINE float power_of(float x) { return first_of(power(all(x))); }
 
-/* A row of so many numbers, which will soon be read. */
-INLINE void fetch(const uint16_t *at, ptrdiff_t size) {
-    for (ptrdiff_t i = 0; i < size; i += SOME) _mm_prefetch(at + i, _MM_HINT_T0);
+/* As many rows of the cache as a block has, the first so many behind `at`, from where on there are `left`; none if
+   they have gaps. */
+INLINE Ahead block_behind(const uint16_t *at, ptrdiff_t first, ptrdiff_t left, ptrdiff_t row, ptrdiff_t size) {
+    const ptrdiff_t rows = row == size ? least(KEYS, left - first) : 0;
+    return (Ahead){(const char *)(at + first * row), (const char *)(at + (first + rows) * row)};
 }
 
-/* Keys [count, pairs] of a group from `at` on become [pairs, KEYS], of which so many are `filled`. */
-INLINE void put_keys(uint32_t *to, const Call *call, const uint16_t *key, ptrdiff_t count, ptrdiff_t filled) {
+/* Lines to fetch each of so many times, so that with `others` it is all. */
+INLINE ptrdiff_t lines_each(const Ahead *ahead, ptrdiff_t others, ptrdiff_t times) {
+    const ptrdiff_t lines = (ahead->end - ahead->at) / LINE - others;
+    return lines <= 0 ? 0 : (lines + times - 1) / times;
+}
+
+/* Keys [count, pairs] of a group from `at` on become [pairs, KEYS], of which so many are `filled`. Meanwhile what is
+   `ahead` is fetched, but for `others` of its lines. */
+INLINE void put_keys(uint32_t *to, const Call *call, const uint16_t *key, ptrdiff_t count, ptrdiff_t filled,
+                     Ahead *ahead, ptrdiff_t others) {
     const uint32_t *from = (const uint32_t *)key;
     const ptrdiff_t row = call->key_row / 2, pairs = call->size / 2;
+    const ptrdiff_t lines = lines_each(ahead, others, filled / LANES * pairs / LANES);
     for (ptrdiff_t k = 0; k < filled; k += LANES)
-        for (ptrdiff_t p = 0; p < pairs; p += LANES)
+        for (ptrdiff_t p = 0; p < pairs; p += LANES) {
+            fetch(ahead, lines);
             if (k + LANES <= count)
                 turn(to + p * KEYS + k, KEYS, from + k * row + p, row, LANES);
             else
                 turn(to + p * KEYS + k, KEYS, from + k * row + p, row, count - k);
+        }
 }
 
-/* Values [count, size] become [pairs of values, size], zeros where there is none. What comes next is fetched. */
-INLINE void put_values(uint32_t *to, const Call *call, const uint16_t *key, const uint16_t *value, ptrdiff_t count,
-                       ptrdiff_t filled) {
+/* Values [count, size] become [pairs of values, size], zeros where there is none. Meanwhile what is left of `values` is
+   fetched, and of `keys` all but `others`. */
+INLINE void put_values(uint32_t *to, const Call *call, const uint16_t *value, ptrdiff_t count, ptrdiff_t filled,
+                       Ahead *values, Ahead *keys, ptrdiff_t others) {
     static const uint16_t none[SOME];
-    const ptrdiff_t size = call->size;
+    const ptrdiff_t size = call->size, times = filled / 2;
+    const ptrdiff_t of_values = lines_each(values, 0, times), of_keys = lines_each(keys, others, times);
     for (ptrdiff_t k = 0; k < filled; k += 2) {
-        for (ptrdiff_t i = k; i < k + 2; i++) {
-            fetch(key + (i + KEYS) * call->key_row, size);
-            fetch(value + (i + AHEAD) * call->value_row, size);
-        }
+        fetch(values, of_values);
+        fetch(keys, of_keys);
         for (ptrdiff_t i = 0; i < size; i += SOME) {
             const uint16_t *one = value + k * call->value_row + i, *other = one + call->value_row;
             join(to + k / 2 * size + i, k < count ? one : none, k + 1 < count ? other : none);
@@ -139,31 +152,35 @@ static void attend(const Call *call, Part part, ptrdiff_t group, ptrdiff_t first
             turn(keys + p * WIDTH + r, WIDTH, query + r * pairs + p, pairs, LANES);
 
     for (ptrdiff_t at = begin; at < least(end, reach); at += KEYS) {
-        const ptrdiff_t count = least(least(end, reach) - at, KEYS);
+        const ptrdiff_t count = least(least(end, reach) - at, KEYS), left = call->length - at;
         const ptrdiff_t filled = (count + SOME - 1) / SOME * SOME; /* with keys that none sees */
         const uint16_t *key = call->key + group * call->key_group + at * call->key_row;
         const uint16_t *value = call->value + group * call->value_group + at * call->value_row;
-        if (!few) put_keys(keys, call, key, count, filled);
-        put_values(values, call, key, value, count, filled);
+        Ahead next_keys = block_behind(key, KEYS, left, call->key_row, size);
+        Ahead next_values = block_behind(value, AHEAD, left, call->value_row, size);
+        if (!few) put_keys(keys, call, key, count, filled, &next_values, beside(used, filled / LANES, pairs));
         for (ptrdiff_t done = 0; done < used; done += ROWS) {
             const ptrdiff_t rows = least(used - done, ROWS), full = (rows + EVEN - 1) / EVEN * EVEN;
             if (few) {
                 multiply(&tiles, across, ROWS, (Pairs){(const uint32_t *)key, call->key_row / 2, false},
-                         (Pairs){keys + done, WIDTH, false}, count, full / LANES, pairs, false);
+                         (Pairs){keys + done, WIDTH, false}, count, full / LANES, pairs, false, &next_values);
                 for (ptrdiff_t r = 0; r < full; r += LANES)
                     for (ptrdiff_t k = 0; k < filled; k += LANES)
                         turn((uint32_t *)(scores + r * KEYS + k), KEYS, (uint32_t *)(across + k * ROWS + r), ROWS,
                              LANES);
             } else
                 multiply(&tiles, scores, KEYS, (Pairs){query + done * pairs, pairs, false},
-                         (Pairs){keys, KEYS, false}, full, filled / LANES, pairs, false);
+                         (Pairs){keys, KEYS, false}, full, filled / LANES, pairs, false, &next_values);
             for (ptrdiff_t r = 0; r < rows; r++) {
                 const ptrdiff_t row = done + r, seen = known + (first + row) % call->rows + 1 - at;
                 states[row] = weigh((uint16_t *)(weights + r * KEYS / 2), scores + r * KEYS, filled, seen, call->scale,
                                     states[row], part.sums + row * size, size);
             }
+            if (!done)
+                put_values(values, call, value, count, filled, &next_values, &next_keys,
+                           beside(used, size / LANES, filled / 2));
             multiply(&tiles, part.sums + done * size, size, (Pairs){weights, KEYS / 2, false},
-                     (Pairs){values, size, false}, full, size / LANES, filled / 2, true);
+                     (Pairs){values, size, false}, full, size / LANES, filled / 2, true, &next_keys);
         }
     }
     release(&tiles);
@@ -216,11 +233,13 @@ void glmchat_attend(const uint16_t *query, const uint16_t *key, const uint16_t *
     const ptrdiff_t width = (least(all, WIDTH) + EVEN - 1) / EVEN * EVEN, step = width * (size + 2);
     const bool apart = splits > 1 && groups * blocks < 4 * omp_get_max_threads(); /* a task for each split */
     float *parts = apart ? malloc(sizeof(float) * groups * blocks * splits * step) : NULL;
+    const ptrdiff_t tasks = groups * blocks * (parts ? splits : 1), turns = 4 * omp_get_max_threads();
+    const ptrdiff_t some = parts && tasks > turns ? tasks / turns : 1; /* neighbours, fetched from one into the next */
 
 #pragma omp parallel
     {
-#pragma omp for schedule(dynamic)
-        for (ptrdiff_t task = 0; task < groups * blocks * (parts ? splits : 1); task++) {
+#pragma omp for schedule(dynamic, some)
+        for (ptrdiff_t task = 0; task < tasks; task++) {
             const ptrdiff_t block = parts ? task / splits : task, group = block / blocks;
             const ptrdiff_t first = block % blocks * WIDTH, used = least(WIDTH, all - first);
             if (parts) {

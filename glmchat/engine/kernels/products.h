@@ -27,8 +27,9 @@ INLINE void block_of(Tiles *tiles, const Matrix *matrix, const uint16_t *x, ptrd
 #ifdef __AVX512BF16__
     const ptrdiff_t pairs = matrix->ins / 2, inside = begin % matrix->block;
     const uint32_t *packed = matrix->packed + (begin - inside) * (matrix->room / 2) + inside;
+    Ahead none = {(const char *)packed, (const char *)packed};
     multiply(tiles, sums, width, (Pairs){(const uint32_t *)x, pairs, false}, (Pairs){packed, matrix->block, far}, rows,
-             width / LANES, pairs, false);
+             width / LANES, pairs, false, &none);
 #else
     (void)tiles, (void)far;
     dots(sums, width, x, (const uint16_t *)matrix->packed + begin * matrix->ins, matrix->ins, rows,

@@ -12,9 +12,27 @@ typedef struct { /* [rows, columns]; columns are neighbours, rows lie so many el
     bool far; /* in memory, from which it has to be fetched ahead */
 } Pairs;
 
+/* Memory that will be needed soon, line by line. Many lines at once hold up what comes after them until they are there;
+   one beside each step of a product takes no time. */
+typedef struct {
+    const char *at, *end;
+} Ahead;
+
+enum { LINE = 64 };
+
+/* So many lines, if there are as many. */
+INLINE void fetch(Ahead *ahead, ptrdiff_t lines) {
+    for (; lines > 0 && ahead->at < ahead->end; lines--, ahead->at += LINE) _mm_prefetch(ahead->at, _MM_HINT_T1);
+}
+
 #ifdef __AMX_TILE__
 
 enum { MOST_ROWS = 32, SOME_PAIRS = 16, EVEN = 16 }; /* in one go; pairs come in such numbers; rows best do */
+
+/* Lines that are fetched beside a product. */
+INLINE ptrdiff_t beside(ptrdiff_t rows, ptrdiff_t vectors, ptrdiff_t pairs) {
+    return (void)rows, (void)vectors, (void)pairs, 0;
+}
 
 /* Tiles 0 to 3 hold sums. Of up to 16 rows tile 4 has the left, and the others four times sixteen columns. Of
    more 4 and 5 have the left, 6 and 7 twice sixteen columns. To configure takes as long as 20 products of tiles. */
@@ -136,7 +154,8 @@ INLINE void release(Tiles *now) {
 /* sums [rows, vectors * 16] = left [rows, pairs] x right [pairs, vectors * 16], or + that, with `add`. The right is
    fetched ahead, far or not. The tiles are to be released when all is multiplied. */
 static void multiply(Tiles *tiles, float *sums, ptrdiff_t sums_row, Pairs left, Pairs right, ptrdiff_t rows,
-                     ptrdiff_t vectors, ptrdiff_t pairs, bool add) {
+                     ptrdiff_t vectors, ptrdiff_t pairs, bool add, Ahead *ahead) {
+    (void)ahead;
     for (ptrdiff_t done = 0; done < rows; done += MOST_ROWS) {
         const ptrdiff_t some = least(rows - done, MOST_ROWS);
         configure(tiles, some);
@@ -149,9 +168,15 @@ static void multiply(Tiles *tiles, float *sums, ptrdiff_t sums_row, Pairs left, 
 
 enum { MOST_ROWS = 6, SOME_PAIRS = 1, EVEN = 1, FETCHED = 16 }; /* so many pairs ahead */
 
-/* `rows` and `vectors` are constants here, and few enough for their sums to stay in registers. */
+/* Lines that are fetched beside a product of a right that is near. */
+INLINE ptrdiff_t beside(ptrdiff_t rows, ptrdiff_t vectors, ptrdiff_t pairs) {
+    return (rows + MOST_ROWS - 1) / MOST_ROWS * ((vectors + 3) / 4) * pairs;
+}
+
+/* `rows` and `vectors` are constants here, and few enough for their sums to stay in registers. Of a near right a line
+   of `next` is fetched with each pair, always the same if `line` is 0. */
 INLINE void strip(float *sums, ptrdiff_t sums_row, Pairs left, Pairs right, const int rows, const int vectors,
-                  ptrdiff_t pairs, bool add, const bool far) {
+                  ptrdiff_t pairs, bool add, const bool far, const char *next, ptrdiff_t line) {
     __m512 sum[16][5];
     UNROLL for (int i = 0; i < rows; i++)
         UNROLL for (int v = 0; v < vectors; v++)
@@ -160,6 +185,7 @@ INLINE void strip(float *sums, ptrdiff_t sums_row, Pairs left, Pairs right, cons
         __m512bh beside[5];
         const uint32_t *ahead = right.at + (p + FETCHED) * right.row;
         UNROLL for (int v = 0; far && v < vectors; v++) _mm_prefetch(ahead + v * LANES, _MM_HINT_T0);
+        if (!far) _mm_prefetch(next + p * line, _MM_HINT_T1);
         UNROLL for (int v = 0; v < vectors; v++)
             beside[v] = (__m512bh)_mm512_loadu_si512(right.at + p * right.row + v * LANES);
         UNROLL for (int i = 0; i < rows; i++) {
@@ -173,30 +199,35 @@ INLINE void strip(float *sums, ptrdiff_t sums_row, Pairs left, Pairs right, cons
 
 #define CASE(n) \
     case n: \
-        if (n <= most) strip(sums, sums_row, left, right, n <= most ? n : 1, vectors, pairs, add, far); \
+        if (n <= most) strip(sums, sums_row, left, right, n <= most ? n : 1, vectors, pairs, add, far, next, line); \
         break
 
 INLINE void rows_of(float *sums, ptrdiff_t sums_row, Pairs left, Pairs right, ptrdiff_t rows, const int vectors,
-                    ptrdiff_t pairs, bool add, const bool far) {
+                    ptrdiff_t pairs, bool add, const bool far, Ahead *ahead) {
     const int most = vectors == 1 ? 16 : vectors == 2 ? 12 : vectors == 3 ? 8 : vectors == 4 ? 6 : 4;
-    for (; rows > 0; rows -= most, sums += most * sums_row, left.at += most * left.row) switch (least(rows, most)) {
+    for (; rows > 0; rows -= most, sums += most * sums_row, left.at += most * left.row) {
+        const char *next = ahead->at;
+        const ptrdiff_t line = ahead->at < ahead->end ? LINE : 0;
+        switch (least(rows, most)) {
             CASE(1); CASE(2); CASE(3); CASE(4); CASE(5); CASE(6); CASE(7); CASE(8);
             CASE(9); CASE(10); CASE(11); CASE(12); CASE(13); CASE(14); CASE(15); CASE(16);
         }
+        ahead->at += pairs * line;
+    }
 }
 
 INLINE void release(Tiles *now) { (void)now; }
 
 INLINE void columns_of(float *sums, ptrdiff_t sums_row, Pairs left, Pairs right, ptrdiff_t rows, ptrdiff_t vectors,
-                       ptrdiff_t pairs, bool add, const bool far) {
+                       ptrdiff_t pairs, bool add, const bool far, Ahead *ahead) {
     while (vectors > 0) {
         const ptrdiff_t done = vectors > 5 ? 4 : vectors;
         switch (done) {
-        case 1: rows_of(sums, sums_row, left, right, rows, 1, pairs, add, far); break;
-        case 2: rows_of(sums, sums_row, left, right, rows, 2, pairs, add, far); break;
-        case 3: rows_of(sums, sums_row, left, right, rows, 3, pairs, add, far); break;
-        case 4: rows_of(sums, sums_row, left, right, rows, 4, pairs, add, far); break;
-        default: rows_of(sums, sums_row, left, right, rows, 5, pairs, add, far);
+        case 1: rows_of(sums, sums_row, left, right, rows, 1, pairs, add, far, ahead); break;
+        case 2: rows_of(sums, sums_row, left, right, rows, 2, pairs, add, far, ahead); break;
+        case 3: rows_of(sums, sums_row, left, right, rows, 3, pairs, add, far, ahead); break;
+        case 4: rows_of(sums, sums_row, left, right, rows, 4, pairs, add, far, ahead); break;
+        default: rows_of(sums, sums_row, left, right, rows, 5, pairs, add, far, ahead);
         }
         vectors -= done;
         sums += done * LANES;
@@ -206,12 +237,12 @@ INLINE void columns_of(float *sums, ptrdiff_t sums_row, Pairs left, Pairs right,
 
 /* sums [rows, vectors * 16] = left [rows, pairs] x right [pairs, vectors * 16], or + that, with `add`. */
 static void multiply(Tiles *tiles, float *sums, ptrdiff_t sums_row, Pairs left, Pairs right, ptrdiff_t rows,
-                     ptrdiff_t vectors, ptrdiff_t pairs, bool add) {
+                     ptrdiff_t vectors, ptrdiff_t pairs, bool add, Ahead *ahead) {
     (void)tiles;
     if (right.far)
-        columns_of(sums, sums_row, left, right, rows, vectors, pairs, add, true);
+        columns_of(sums, sums_row, left, right, rows, vectors, pairs, add, true, ahead);
     else
-        columns_of(sums, sums_row, left, right, rows, vectors, pairs, add, false);
+        columns_of(sums, sums_row, left, right, rows, vectors, pairs, add, false, ahead);
 }
 
 #else
@@ -224,12 +255,19 @@ enum { STRIP = 5, WIDE = 1 };
 enum { MOST_ROWS = 48, SOME_PAIRS = 1, EVEN = 1, MOST_PAIRS = 128 };
 typedef float Row[2][MOST_PAIRS]; /* of the left, in FP32: the first and the second of each pair */
 
-/* `rows` and `vectors` are constants here. */
+/* Lines that are fetched beside a product. */
+INLINE ptrdiff_t beside(ptrdiff_t rows, ptrdiff_t vectors, ptrdiff_t pairs) {
+    return (rows + STRIP - 1) / STRIP * ((vectors + WIDE - 1) / WIDE) * pairs;
+}
+
+/* `rows` and `vectors` are constants here. A line of `next` is fetched with each pair, always the same if `line`
+   is 0. */
 INLINE void strip(float *sums, ptrdiff_t sums_row, const Row *left, Pairs right, const int rows, const int vectors,
-                  ptrdiff_t pairs, bool add) {
+                  ptrdiff_t pairs, bool add, const char *next, ptrdiff_t line) {
     Floats sum[STRIP][WIDE];
     UNROLL for (int i = 0; i < rows; i++) UNROLL for (int v = 0; v < vectors; v++) sum[i][v] = zeros();
-    for (ptrdiff_t p = 0; p < pairs; p++)
+    for (ptrdiff_t p = 0; p < pairs; p++) {
+        _mm_prefetch(next + p * line, _MM_HINT_T1);
         UNROLL for (int second = 0; second < 2; second++) {
             Floats beside[WIDE];
             UNROLL for (int v = 0; v < vectors; v++)
@@ -239,6 +277,7 @@ INLINE void strip(float *sums, ptrdiff_t sums_row, const Row *left, Pairs right,
                 UNROLL for (int v = 0; v < vectors; v++) sum[i][v] = times_plus(one, beside[v], sum[i][v]);
             }
         }
+    }
     UNROLL for (int i = 0; i < rows; i++)
         UNROLL for (int v = 0; v < vectors; v++) {
             float *to = sums + i * sums_row + v * LANES;
@@ -248,15 +287,18 @@ INLINE void strip(float *sums, ptrdiff_t sums_row, const Row *left, Pairs right,
 
 #define CASE(n) \
     case n: \
-        if (n <= STRIP) strip(sums, sums_row, left, right, n <= STRIP ? n : 1, vectors, pairs, add); \
+        if (n <= STRIP) strip(sums, sums_row, left, right, n <= STRIP ? n : 1, vectors, pairs, add, next, line); \
         break
 
 INLINE void rows_of(float *sums, ptrdiff_t sums_row, const Row *left, Pairs right, ptrdiff_t rows, const int vectors,
-                    ptrdiff_t pairs, bool add) {
+                    ptrdiff_t pairs, bool add, Ahead *ahead) {
+    const char *next = ahead->at;
+    const ptrdiff_t line = ahead->at < ahead->end ? LINE : 0;
     switch (rows) {
         CASE(1); CASE(2); CASE(3); CASE(4); CASE(5); CASE(6);
         CASE(7); CASE(8); CASE(9); CASE(10); CASE(11); CASE(12);
     }
+    ahead->at += pairs * line;
 }
 
 INLINE void release(Tiles *now) { (void)now; }
@@ -265,7 +307,7 @@ INLINE void release(Tiles *now) { (void)now; }
    near. Pairs are a multiple of 16, and at most MOST_PAIRS. Not inlined: else gcc leaves some of the sums in memory. */
 static __attribute__((noinline, unused)) void multiply(Tiles *tiles, float *sums, ptrdiff_t sums_row, Pairs left,
                                                        Pairs right, ptrdiff_t rows, ptrdiff_t vectors,
-                                                       ptrdiff_t pairs, bool add) {
+                                                       ptrdiff_t pairs, bool add, Ahead *ahead) {
     Row few[STRIP];
     (void)tiles;
     for (; rows > 0; rows -= STRIP, left.at += STRIP * left.row, sums += STRIP * sums_row) {
@@ -277,9 +319,9 @@ static __attribute__((noinline, unused)) void multiply(Tiles *tiles, float *sums
         for (ptrdiff_t v = 0; v < vectors; v += WIDE) {
             const Pairs beside = {right.at + v * LANES, right.row, false};
             if (vectors - v >= WIDE)
-                rows_of(sums + v * LANES, sums_row, few, beside, some, WIDE, pairs, add);
+                rows_of(sums + v * LANES, sums_row, few, beside, some, WIDE, pairs, add, ahead);
             else
-                rows_of(sums + v * LANES, sums_row, few, beside, some, 1, pairs, add);
+                rows_of(sums + v * LANES, sums_row, few, beside, some, 1, pairs, add, ahead);
         }
     }
 }
