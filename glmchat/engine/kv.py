@@ -84,24 +84,48 @@ def _layer_class() -> Any:
     from transformers.cache_utils import DynamicLayer
 
     class GrowingLayer(DynamicLayer):  # type: ignore[misc]
-        """`keys` and `values` are the used parts of tensors with room for more; to crop cuts nothing off."""
+        """`keys` and `values` are the used parts of tensors with room for more; to crop cuts nothing off.
 
-        keys: Any
-        values: Any
+        They are made when they are asked for: a kernel that works on `whole` does not, for each token.
+        """
+
         _keys: Any = None
         _values: Any = None
+        _length = 0
+
+        @property
+        def keys(self) -> Any:
+            return self._keys if self._keys is None else self._keys.narrow(-2, 0, self._length)
+
+        @keys.setter
+        def keys(self, keys: Any) -> None:
+            self._keys, self._length = keys, 0 if keys is None else keys.shape[-2]
+
+        @property
+        def values(self) -> Any:
+            return self._values if self._values is None else self._values.narrow(-2, 0, self._length)
+
+        @values.setter
+        def values(self, values: Any) -> None:
+            self._values = values
+
+        def lazy_initialization(self, keys: Any, values: Any) -> None:
+            self.dtype, self.device, self.is_initialized = keys.dtype, keys.device, True
 
         def update(self, keys: Any, values: Any, *_: Any, **__: Any) -> tuple[Any, Any]:
             if not self.is_initialized:
                 self.lazy_initialization(keys, values)
-            begin = self.get_seq_length()
+            begin = self._length
             end = begin + keys.shape[-2]
             if self.room < end:
                 self._move(_grown(end) if self.room else _rounded(max(end, FIRST_ROOM)), keys, values)
             self._keys.narrow(-2, begin, end - begin).copy_(keys)
             self._values.narrow(-2, begin, end - begin).copy_(values)
-            self.use(end)
+            self._length = end
             return self.keys, self.values
+
+        def get_seq_length(self) -> int:
+            return self._length
 
         @property
         def room(self) -> int:
@@ -113,22 +137,18 @@ def _layer_class() -> Any:
             return self._keys, self._values
 
         def use(self, length: int) -> None:
-            self.keys, self.values = (t.narrow(-2, 0, length) for t in (self._keys, self._values))
+            self._length = length
 
         def _move(self, room: int, keys: Any, values: Any) -> None:
             """To where there is room for so many tokens like those in `keys` and `values`."""
-            used = self.get_seq_length()
-            self._keys = _with_room(keys, self.keys, used, room)
-            self._values = _with_room(values, self.values, used, room)
-            self.use(used)  # the former tensors can go
+            self._keys = _with_room(keys, self.keys, self._length, room)
+            self._values = _with_room(values, self.values, self._length, room)
 
         def crop(self, tokens_to_remove: int) -> None:
-            if self.is_initialized:  # transformers 5.17 does not ask
-                super().crop(tokens_to_remove)
-
-        def reset(self) -> None:
-            super().reset()
-            self._keys = self._values = None
+            if tokens_to_remove > 0:
+                super().crop(tokens_to_remove)  # which depends on the version
+            else:
+                self._length = max(0, self._length + tokens_to_remove)
 
     return GrowingLayer
 
