@@ -182,8 +182,27 @@ def _compile(source: str) -> tuple[jinja2.Template, frozenset[str]]:
     return environment.from_string(tree), frozenset(jinja2.meta.find_undeclared_variables(tree))
 
 
+class _Sandbox(ImmutableSandboxedEnvironment):
+    """Decides once for each type and name what a template may read, as all of it follows from those.
+
+    A template that goes over a long conversation asks thousands of times.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._safe: dict[tuple[type, str], bool] = {}
+
+    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+        """Whether `obj.attr` may be read."""
+        of = type(obj), attr
+        safe = self._safe.get(of)
+        if safe is None:
+            safe = self._safe[of] = super().is_safe_attribute(obj, attr, value)
+        return safe
+
+
 def _environment() -> jinja2.Environment:
-    environment = ImmutableSandboxedEnvironment(
+    environment = _Sandbox(
         trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, jinja2.ext.loopcontrols]
     )
     environment.filters["tojson"] = _tojson

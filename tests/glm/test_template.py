@@ -135,6 +135,16 @@ def test_a_broken_template_is_one_line(template: str, reason: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_what_may_be_read_depends_on_what_it_is_read_of() -> None:
+    template = ChatTemplate.load(
+        "{% set own = namespace(pop=7) %}{{ own.pop }}{{ messages.pop(0) if messages }}"
+    )
+    for _ in range(2):  # the second time all of it was decided before
+        assert template.render([]) == "7"
+        with pytest.raises(TemplateError, match="'pop' of 'list' object is unsafe"):
+            template.render([{"role": "user"}])
+
+
 def test_a_template_file(tmp_path: Path) -> None:
     file = tmp_path / "mine.jinja"
     file.write_text("{% generation %}你好 {{ messages | length }}{% endgeneration %}", encoding="utf-8")
