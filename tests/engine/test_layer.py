@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -224,3 +227,55 @@ def test_guesses_at_once_are_those_one_by_one(loaded: LoadedModel, monkeypatch: 
     assert found[0][:4] == found[1][:4]
     assert [len(guesses) for guesses in found[0][:4]] == [4, 1, 6, 3]
     assert torch.equal(found[0][4], found[1][4])
+
+
+def on_one_processor() -> dict[int, set[int]]:
+    """Threads of this process that may run on no other."""
+    found = {}
+    for thread in map(int, os.listdir("/proc/self/task")):
+        with contextlib.suppress(OSError):  # it has ended
+            found[thread] = os.sched_getaffinity(thread)
+    return {thread: where for thread, where in found.items() if len(where) == 1}
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="there is but one processor")
+@torch.inference_mode()
+def test_after_a_pause_each_thread_has_a_processor_of_its_own() -> None:
+    """And a little later all are free again; the one that calls is while it does not compute."""
+    model, usual, threads = build(CONFIGS["llama"]), os.sched_getaffinity(0), torch.get_num_threads()
+    cache = kv.growing(DynamicCache(config=model.config))
+    mine: list[set[int]] = []
+    ended = threading.Event()
+
+    def watch(thread: int) -> None:
+        while not ended.is_set():
+            mine.append(os.sched_getaffinity(thread))
+            time.sleep(1e-4)
+
+    def step(rows: int) -> None:
+        model(input_ids=torch.ones(1, rows, dtype=torch.long), past_key_values=cache)
+
+    try:
+        torch.set_num_threads(2)
+        step(5)
+        step(1)  # all in one call from now on
+        watcher = threading.Thread(target=watch, args=(threading.get_native_id(),))
+        watcher.start()
+        time.sleep(0.1)
+        step(600)
+        kept = on_one_processor()
+        ended.set()
+        watcher.join()
+        assert len(kept) == 1
+        assert os.sched_getaffinity(0) == usual
+        (other,) = kept.values()
+        while_it_computed = [where for where in mine if where != usual]
+        assert while_it_computed, "it was looked at meanwhile"
+        assert all(len(where) == 1 and where != other for where in while_it_computed)
+        deadline = time.monotonic() + 10
+        while on_one_processor() and time.monotonic() < deadline:
+            step(1)
+        assert not on_one_processor()
+    finally:
+        ended.set()
+        torch.set_num_threads(threads)

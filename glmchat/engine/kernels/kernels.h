@@ -28,3 +28,5 @@ void glmchat_gate(const uint16_t *gate, const uint16_t *up, ptrdiff_t step, ptrd
                   uint16_t *out);
 void glmchat_choose(float *logits, const float *bias, ptrdiff_t rows, ptrdiff_t size, ptrdiff_t each, int shared,
                     double scale, int64_t *numbers, float *weights);
+void glmchat_begin(void);
+void glmchat_end(void);

@@ -137,9 +137,12 @@ ptrdiff_t glmchat_layers_room(const Layer *const *layers, ptrdiff_t count, ptrdi
 bool glmchat_layers(const Layer *const *layers, ptrdiff_t count, uint16_t *x, ptrdiff_t rows, const uint16_t *cos,
                     const uint16_t *sin, ptrdiff_t turned, uint16_t *const *keys, uint16_t *const *values,
                     ptrdiff_t group, ptrdiff_t known, char *at) {
-    for (ptrdiff_t n = 0; n < count; n++)
-        if (!run_layer(layers[n], x, rows, cos, sin, turned, keys[n], values[n], group, known, at)) return false;
-    return true;
+    bool done = true;
+    glmchat_begin();
+    for (ptrdiff_t n = 0; n < count && done; n++)
+        done = run_layer(layers[n], x, rows, cos, sin, turned, keys[n], values[n], group, known, at);
+    glmchat_end();
+    return done;
 }
 
 typedef struct {
