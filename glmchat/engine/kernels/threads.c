@@ -79,15 +79,18 @@ static void let_go(void) {
 /* Each stays where it is, or goes to where none is. */
 static void keep_apart(void) {
     const int count = keeping.threads;
-    pid_t *const ids = keeping.ids;
-    int at[MOST_THREADS];
+    pid_t *const ids = keeping.ids; /* of the one that calls, for all of them */
+    int at[MOST_THREADS], came = 0;
     cpu_set_t taken;
     if (count < 2 || count > MOST_THREADS || sched_getaffinity(0, sizeof keeping.usual, &keeping.usual)) return;
 #pragma omp parallel
     {
-        ids[omp_get_thread_num()] = (pid_t)syscall(SYS_gettid);
-        at[omp_get_thread_num()] = sched_getcpu();
+        const int mine = omp_get_thread_num();
+        if (!mine) came = omp_get_num_threads();
+        ids[mine] = (pid_t)syscall(SYS_gettid);
+        at[mine] = sched_getcpu();
     }
+    if (came != count) return;
     CPU_ZERO(&taken);
     for (int i = 0; i < count; i++)
         if (at[i] < 0 || CPU_ISSET(at[i], &taken))
