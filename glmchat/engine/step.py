@@ -13,8 +13,12 @@ from collections.abc import Callable, Generator
 from types import FunctionType, MethodType
 from typing import Any
 
+from .draft import LONGEST_LOOKUP
 from .hybrid import are_apart
 from .kv import ROOM_STEP
+
+FEW = LONGEST_LOOKUP + 1
+"""Rows that a step of decoding has at most. Of more, in a prompt, experts are grouped."""
 
 _ATTENTION, _EXPERTS = "glmchat_whole", "glmchat_gathered"
 _UNSEEN = -1e30
@@ -215,13 +219,35 @@ def _run_experts(module: Any, x: Any, index: Any, weights: Any) -> Any:
     """The sum of each row's experts: x [n, hidden], index and weights [n, k] → [n, hidden].
 
     Sums of products with gathered weights: once compiled, the weights that are needed are read once and
-    copied nowhere. Each row reads those of its own experts, so it is meant for few rows.
+    copied nowhere. Each row reads those of its own experts; so where there are more rows they are grouped by
+    experts, if torch has that product.
     """
+    import torch
+
     rows, each = index.shape
+    can_group = x.dtype == torch.bfloat16 and hasattr(torch.nn.functional, "grouped_mm")
+    if can_group and rows > FEW:
+        return _run_groups(module, x, index, weights)
     chosen = index.reshape(-1)
     repeated = x.repeat_interleave(each, dim=0)
     inner = module._apply_gate(_gathered(module.gate_up_proj, chosen, repeated))
     out = _gathered(module.down_proj, chosen, inner).float() * weights.reshape(-1, 1)
+    return out.view(rows, each, -1).sum(1).to(x.dtype)
+
+
+def _run_groups(module: Any, x: Any, index: Any, weights: Any) -> Any:
+    """The same; an expert's rows stand together, and its weights are read once."""
+    import torch
+
+    rows, each = index.shape
+    chosen, order = torch.sort(index.reshape(-1))
+    ends = torch.searchsorted(
+        chosen, torch.arange(module.num_experts, device=x.device), right=True, out_int32=True
+    )
+    grouped = torch.nn.functional.grouped_mm
+    inner = module._apply_gate(grouped(x[order // each], module.gate_up_proj.transpose(1, 2), offs=ends))
+    out = grouped(inner, module.down_proj.transpose(1, 2), offs=ends)
+    out = torch.empty_like(out).index_copy(0, order, out).float() * weights.reshape(-1, 1)
     return out.view(rows, each, -1).sum(1).to(x.dtype)
 
 

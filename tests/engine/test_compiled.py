@@ -21,12 +21,13 @@ import torch
 
 from glmchat.engine import compiled, kv, local
 from glmchat.engine.base import GenerationOptions
-from glmchat.engine.compiled import LENGTHS, CompiledStep, why_not
+from glmchat.engine.compiled import LENGTHS, MESSAGE_STEP, MESSAGES, CompiledStep, why_not
 from glmchat.engine.graphs import Recorder
 from glmchat.engine.loading import LoadedModel
 from glmchat.engine.local import LocalEngine, open_local
 from glmchat.engine.memory import LoadOptions
-from glmchat.engine.step import Out, Pieces, Step, run
+from glmchat.engine.step import FEW, Out, Pieces, Step, run
+from glmchat.engine.step import _run_experts as run_experts
 from glmchat.errors import ModelError
 from glmchat.messages import Conversation
 from tests import tiny
@@ -149,6 +150,32 @@ class TestSameAnswers:
         assert len(set(rooms)) > 2
         assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == graphs, "nothing was compiled again"
 
+    def test_messages_behind_a_history(
+        self, guessing: LocalEngine, plain: LocalEngine, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Made up to a multiple of eight tokens, of which those that are none leave nothing."""
+        rows = count_steps(guessing, monkeypatch)
+        read: list[int] = []
+        graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+        monkeypatch.setattr(step_of(guessing), "_most_rows", most := 2 * MESSAGES[-1])
+        answers = {}
+        for engine in (guessing, plain):
+            forget(engine)
+            conversation = Conversation()
+            for length in (1, 2, 20, 3, 4):
+                question = "Who are you? " * length
+                conversation.append({"role": "user", "content": question})
+                answer = done(engine.generate(conversation, options=GREEDY))
+                conversation.append(answer.message)
+                read.append(answer.usage.prompt_tokens - answer.usage.cached_tokens)
+            answers[engine] = [m.reasoning_content + m.content for m in conversation if m.role == "assistant"]
+        assert answers[guessing] == answers[plain]
+        messages = [n for n in rows if n > FEW]
+        assert len(set(messages)) > 2, read
+        assert all(n % MESSAGE_STEP == 0 for n in messages)
+        assert max(read) > most >= max(messages)
+        assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == graphs, "nothing was compiled again"
+
     def test_by_chance_with_the_same_seed(self, stepping: LocalEngine, plain: LocalEngine) -> None:
         options = GenerationOptions(temperature=1.5, seed=7, max_tokens=40)
         ours, theirs = (done(ask(e, "Who are you?", options=options)) for e in (stepping, plain))
@@ -198,7 +225,7 @@ class TestFallingBack:
     def time_it(self, monkeypatch: pytest.MonkeyPatch, times: Callable[[int, bool], float]) -> None:
         """Let a step take `times` seconds, of the tokens in the cache and whether it is the compiled one."""
 
-        def seconds(step: CompiledStep, forward: Any, cache: Any) -> float:
+        def seconds(step: CompiledStep, forward: Any, cache: Any, rows: int) -> float:
             return times(cache.get_seq_length(), forward == step._forward)
 
         monkeypatch.setattr(CompiledStep, "_seconds", seconds)
@@ -294,6 +321,90 @@ class TestFallingBack:
         assert model() is None, "closing frees the weights"
 
 
+class TestMessages:
+    """As on a GPU, where those of a prompt's tokens are tried too."""
+
+    @pytest.fixture
+    def step(self, plain: LocalEngine, monkeypatch: pytest.MonkeyPatch) -> CompiledStep:
+        monkeypatch.setattr(compiled, "use_cache_folder", lambda: None)
+        uncompiled(monkeypatch)
+        step = CompiledStep(loaded(plain), loaded(plain)._model, asked=True, messages=True)
+        monkeypatch.setattr(loaded(plain), "compiled", step)
+        return step
+
+    def fast(self, up_to: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        def seconds(step: CompiledStep, forward: Any, cache: Any, rows: int) -> float:
+            return 2.0 if forward == step._forward and rows > up_to else 1.0 + (forward != step._forward) / 2
+
+        monkeypatch.setattr(CompiledStep, "_seconds", seconds)
+
+    @pytest.mark.parametrize("most", [FEW, *MESSAGES])
+    def test_they_are_taken_up_to_where_that_is_faster(
+        self, most: int, step: CompiledStep, plain: LocalEngine, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        self.fast(most, monkeypatch)
+        compile_all(step)
+        cache = loaded(plain).new_cache()
+        cache.update(*torch.zeros(2, 1, 2, 4 * LENGTHS[1] - most, 32), 0)
+        cache.layers = cache.layers[:1]
+        ids = loaded(plain).ids
+        assert step.takes(ids([1] * most), cache)
+        assert not step.takes(ids([1] * (most + 1)), cache)
+        cache.update(*torch.zeros(2, 1, 2, 1, 32), 0)
+        assert step.takes(ids([1] * most), cache) == (most == FEW), "that far it was not measured"
+
+    def test_it_is_really_timed(self, step: CompiledStep) -> None:
+        compile_all(step)
+        assert step._most_rows in (FEW, *MESSAGES)
+
+    @pytest.mark.parametrize("when", ["compiled", "run"])
+    def test_where_they_fail_steps_go_on(
+        self, when: str, step: CompiledStep, plain: LocalEngine, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        forget(plain)
+        monkeypatch.setattr(loaded(plain), "compiled", None)
+        expected = answers(plain)
+        monkeypatch.setattr(loaded(plain), "compiled", step)
+        forget(plain)
+        begin, failed = Step.begin, []
+
+        def fails(self: Step, ids: Any, *more: Any) -> Any:
+            if ids.shape[1] > FEW:
+                failed.append(ids.shape[1])
+                raise RuntimeError("out of memory")
+            return begin(self, ids, *more)
+
+        self.fast(MESSAGES[-1], monkeypatch)
+        if when == "compiled":
+            monkeypatch.setattr(Step, "begin", fails)
+        compile_all(step)
+        assert step._most_rows == (FEW if when == "compiled" else MESSAGES[-1])
+        monkeypatch.setattr(Step, "begin", fails)
+        rows = count_steps(plain, monkeypatch)
+        assert answers(plain) == expected
+        assert len(failed) == 1
+        assert rows.count(1) > 100
+        assert (step._most_rows, step._longest) == (FEW, sys.maxsize)
+
+
+@pytest.mark.skipif(not hasattr(torch.nn.functional, "grouped_mm"), reason="this torch has no grouped_mm")
+def test_experts_of_many_rows_are_grouped(plain: LocalEngine) -> None:
+    """To the same sums as if each row were alone, some experts having many rows and some none."""
+    torch.manual_seed(0)
+    model = copy.deepcopy(loaded(plain)._model).to(torch.bfloat16)
+    experts = next(layer.mlp.experts for layer in model.model.layers if hasattr(layer.mlp, "experts"))
+    x = torch.randn(FEW + 5, model.config.hidden_size).bfloat16()
+    index = torch.randint(experts.num_experts - 1, (len(x), model.config.num_experts_per_tok))
+    index[3:9] = 0
+    weights = torch.rand(index.shape)
+    with torch.inference_mode():
+        together = run_experts(experts, x, index, weights)
+        each = torch.cat(
+            [run_experts(experts, x[i : i + 1], index[i : i + 1], weights[i : i + 1]) for i in range(len(x))]
+        )
+    assert (together.float() - each.float()).norm() < 1e-2 * each.float().norm()
+
+
 class OnCpu(Recorder):
     """Records and replays by running the step again, on what a recording was made with."""
 
@@ -372,7 +483,7 @@ def test_what_runs_on_a_gpu_is_traced_whole(plain: LocalEngine) -> None:
     with torch.inference_mode():
         keys, values = (torch.empty(shape, dtype=torch.bfloat16, device="meta") for _ in range(2))
         buffers = [(keys, values) for _ in step.layers]
-        for rows in (1, 3):
+        for rows in (1, 3, 24):
             ids = torch.zeros(1, rows, dtype=torch.long, device="meta")
             logits, states = run(step.pieces(ids, ids[0, :1], buffers))
             assert logits.shape == (rows, model.config.vocab_size)
