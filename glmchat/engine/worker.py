@@ -1,8 +1,8 @@
 """The engine in a process of its own: keys never wait for torch, drawing and decoding share no lock, and an
 engine that dies takes nothing with it.
 
-Over a socket pair go pickled requests (number, method, arguments) to the process and (number, value) back:
-for number 0 how the load goes, for the others what came of that request, if somebody waits for it. The
+Over a socket pair go pickled requests (number, method, pickled arguments) to the process and (number, value)
+back: for number 0 how the load goes, for the others what came of that request, if somebody waits for it. The
 process ends when its end of the pair is all that is left.
 """
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import pickle
 import queue
 import signal
 import threading
@@ -223,7 +224,7 @@ class _Process:
                 self._replies.pop(number, None)
 
     def send(self, number: int, method: str, *args: Any) -> None:
-        self._send((number, method, args))
+        self._send((number, method, pickle.dumps(args)))
 
     def close(self) -> None:
         """End it. A load is not waited for: what is imported cannot be stopped."""
@@ -300,9 +301,14 @@ class _Server:
         )
         threading.Thread(target=self._work, args=(engine,), daemon=True).start()
         cancels: dict[int, threading.Event] = {}
+        # A turn that was prepared comes as the same bytes, and so as the objects that are known already.
+        last = b""
+        args: tuple[Any, ...] = ()
         with contextlib.suppress(EOFError, OSError):
             while (request := self._connection.recv()) is not None:
-                number, method, args = request
+                number, method, given = request
+                if given != last:
+                    last, args = given, pickle.loads(given)
                 if method == "cancel":
                     if number in cancels:
                         cancels.pop(number).set()

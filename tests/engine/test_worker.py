@@ -213,3 +213,32 @@ def test_files_of_the_current_folder_are_not_taken_for_modules(
     with WorkerEngine(str(tiny_glm)) as engine:
         assert text(ask(engine, tiny.HELLO.question), AnswerDelta) == "Hello! How can I help you?"
     assert not (tmp_path / "taken").exists()
+
+
+def test_what_was_prepared_is_not_unpacked_again(shared: WorkerEngine, tmp_path: Path) -> None:
+    """Which for a long conversation takes longer than to find out that all of it has been read."""
+    file = str(tmp_path / "unpacked")
+
+    class Opened:
+        """A number; in the other process, that of a file which is open once more."""
+
+        def __reduce__(self) -> tuple[object, ...]:
+            return os.open, (file, os.O_CREAT)
+
+    def unpacked() -> int:
+        files = Path(f"/proc/{shared.pid}/fd")
+        return sum(os.path.realpath(link) == file for link in files.iterdir())
+
+    def asked(question: str) -> tuple[Conversation, list[dict[str, object]]]:
+        tool = {"name": "f", "description": "", "parameters": {"default": Opened()}}
+        return Conversation([{"role": "user", "content": question}]), [{"type": "function", "function": tool}]
+
+    for question, times in (("Hello?", 1), ("Hello", 2)):
+        for prepared in (True, True, False):
+            conversation, tools = asked(question)
+            if prepared:
+                shared.prepare(conversation, tools=tools, options=GREEDY)
+            else:
+                end = done(shared.generate(conversation, tools=tools, options=GREEDY))
+        assert end.usage.prompt_tokens > 20
+        assert unpacked() == times
