@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import sys
 import time
+from typing import Annotated
 
 from mcp.server.mcpserver import MCPServer
+from pydantic import Field
 
 server = MCPServer("bad manners")
 
@@ -15,6 +17,12 @@ server = MCPServer("bad manners")
 def echo(text: str) -> str:
     """Give the text back."""
     return text
+
+
+@server.tool()
+def greet(name: Annotated[str, Field(pattern=r"^\p{L}+$")]) -> str:
+    """Declared by a regular expression that is none of Python's."""
+    return f"Hello {name}"
 
 
 @server.tool()

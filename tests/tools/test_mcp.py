@@ -108,6 +108,17 @@ def test_a_server_from_pypi_is_used_in_a_turn(make: Make) -> None:
     assert {"time.get_current_time", "time.convert_time"} == {t["function"]["name"] for t in told}
 
 
+def test_a_server_checks_its_own_regular_expressions(make: Make) -> None:
+    rounds = [turn(calls=[ToolCall("bad.greet", {"name": n})], reason="tool_calls") for n in ("Zoë", "5")]
+    chat = Chat(
+        ScriptedEngine(*rounds, turn("ok")), tools=make(bad=BAD), approvals=Approvals(everything=True)
+    )
+    good, bad = [event for event in chat.send("go") if isinstance(event, ToolDone)]
+    assert (good.text, good.ok) == ("Hello Zoë", True)
+    assert not bad.ok
+    assert "pattern" in bad.text
+
+
 @pytest.fixture
 def url() -> Iterator[str]:
     """Of a real server over HTTP."""
