@@ -20,24 +20,29 @@ def argument_vector(tool: Tool, run: Run, arguments: dict[str, Any]) -> list[str
 
     A list spreads over several words. An argument that is absent drops its word, and the flag before it.
     Raises Refused for what would be read as an option (`--flag` where a value stands alone), for NUL and
-    lone surrogates, which no command line can hold, and for what is too long.
+    lone surrogates, which no command line can hold, and for what is too long. Only what is declared says
+    what is a value: the word behind a flag, and all that is behind `--`.
     """
     out: list[str] = []
+    flag = no_options = False
     for word in run.command:
         match = PLACEHOLDER.fullmatch(word)
         if match is None or match[1] not in (tool.parameters.get("properties") or {}):
             out.append(word)
+            no_options = no_options or word == "--"
+            flag = word.startswith("-") and not no_options
             continue
         value = arguments.get(match[1])
         values = value if isinstance(value, list) else [] if value is None else [value]
-        after_flag = bool(out) and out[-1].startswith("-")
-        if not values and after_flag and out[-1] != "--":
+        if flag and not values:
             out.pop()
         for item in values:
             text = _text(item)
-            if text.startswith("-") and not (after_flag or "--" in out or isinstance(item, int | float)):
+            if text.startswith("-") and not (flag or no_options or isinstance(item, int | float)):
                 raise Refused(f"{match[1]} begins with '-' and would be read as an option: {text[:40]!r}")
             out.append(_safe(match[1], text))
+            flag = False
+        flag = False
     return out
 
 

@@ -36,6 +36,9 @@ def python(code: str, **more: Any) -> Run:
         ("x -- {a}", {}, ["x", "--"]),
         ("x {a}", {"a": ["1", "2 3"]}, ["x", "1", "2 3"]),
         ("x --n {a}", {"a": []}, ["x"]),
+        ("x --n {a}", {"a": ["-1", "2"]}, ["x", "--n", "-1", "2"]),
+        ("x -- {a} {b}", {"a": "-1", "b": "-2"}, ["x", "--", "-1", "-2"]),
+        ("x {a} {b}", {"a": -5}, ["x", "-5"]),
         ("x {a} {b} {c}", {"a": 5, "b": True, "c": {"k": "ü"}}, ["x", "5", "true", '{"k": "ü"}']),
         ("x {a}", {"a": -5}, ["x", "-5"]),
         ("x {unknown}", {}, ["x", "{unknown}"]),
@@ -71,6 +74,22 @@ def test_what_no_command_line_should_hold_is_refused(value: Any, says: str) -> N
     outcome = run_call(tool(), run, {"a": value})
     assert not outcome.ok
     assert says in outcome.text
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments"),
+    [
+        ("x --n {a} {b}", {"a": "1", "b": "--evil"}),
+        ("x --n {a} {b}", {"b": "--evil"}),
+        ("x --n {a}", {"a": ["1", "--evil"]}),
+        ("x --n {a} {b}", {"a": "--", "b": "--evil"}),
+        ("x --n {a} {b}", {"a": "-1", "b": "--evil"}),
+        ("x {a} {b}", {"a": -1, "b": "--evil"}),
+    ],
+)
+def test_no_argument_makes_an_option_of_another(command: str, arguments: dict[str, Any]) -> None:
+    with pytest.raises(Refused, match="read as an option: '--evil'"):
+        argument_vector(tool(), Run(command=tuple(command.split())), arguments)
 
 
 def test_the_longest_word_can_be_run() -> None:
