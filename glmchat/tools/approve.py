@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from ..messages import ToolCall
-from .declare import Remote, Run, Tool
+from .declare import Remote, Run, Server, Tool
 from .state import add_state, read_state
 
 Remember: TypeAlias = Literal["once", "session", "always"]
@@ -53,8 +53,9 @@ class Approvals:
 
     `allowed` are the names of tools that run without being asked for, or patterns of them (`server.*`);
     `everything` allows all of them. `remembered` is the file that keeps what was allowed for always, by a
-    digest of what would be run: a declaration that was changed is asked for again. Of run_command, which
-    could run anything, it is the very command that is remembered.
+    digest of what would be run: a declaration that was changed is asked for again, and in another folder one
+    that runs in the current one. Of run_command, which could run anything, it is the very command that is
+    remembered.
     """
 
     ask: Ask | None = None
@@ -109,11 +110,15 @@ class Approvals:
 
 
 def _digest(request: Request) -> str:
-    """Of the declaration and of all that says what is run, and where, if that is not in it."""
+    """Of the declaration and of all that says what is run, and where, if that is not in it: in another folder
+    the same words may name another program."""
     run = request.tool.run
     parts: list[Any] = [request.tool.declaration, repr(run)]
-    if isinstance(run, Run) and run.builtin:
-        parts += [str(Path.cwd()), *(request.words if run.builtin == "run_command" else ())]
+    started = run.server if isinstance(run, Remote) and run.server.command else run
+    if isinstance(started, Run | Server) and started.cwd is None:
+        parts.append(str(Path.cwd()))
+    if isinstance(run, Run) and run.builtin == "run_command":
+        parts += request.words
     if isinstance(run, Remote):  # what may hold secrets is not in its repr
         parts += [dict(run.server.env), dict(run.server.headers)]
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()

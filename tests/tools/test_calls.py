@@ -18,7 +18,9 @@ from glmchat.events import Event, RoundDone, ToolDone, ToolOutput, ToolStarted, 
 from glmchat.messages import ToolCall
 from glmchat.tools.approve import Answer, Approvals, No, Request, Yes
 from glmchat.tools.builtin import declarations as builtin_declarations
-from glmchat.tools.declare import Run, Tool
+from glmchat.tools.check import argument_faults
+from glmchat.tools.declare import Remote, Run, Server, Tool
+from glmchat.tools.output import Outcome
 
 from ..scripted import Script, ScriptedEngine, turn
 
@@ -137,6 +139,71 @@ def test_what_is_remembered(tmp_path: Path) -> None:
     other = make("echo", "print('something else')", approve="ask")
     play(*rounds, tools=[other], approvals=Approvals(changed, remembered=file))
     assert len(changed.asked) == 2, "what runs was changed, so it is asked for again"
+
+
+def test_what_is_remembered_is_so_in_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In another the same words may run another program."""
+    here, there = tmp_path / "here", tmp_path / "there"
+    for folder in (here, there):
+        folder.mkdir()
+        (folder / "build.sh").write_text(f"#!/bin/sh\necho {folder.name}\n")
+        (folder / "build.sh").chmod(0o755)
+    declaration = {"type": "function", "function": {"name": "build", "parameters": {"type": "object"}}}
+    round_ = turn(calls=[ToolCall("build", {})], reason="tool_calls")
+    file = tmp_path / "allowed.json"
+
+    def asked(cwd: Path | None, answer: Answer) -> tuple[int, str]:
+        person = Person(answer)
+        tool = Tool(declaration, Run(command=("./build.sh",), cwd=cwd))
+        chat, _ = play(round_, turn("ok"), tools=[tool], approvals=Approvals(person, remembered=file))
+        return len(person.asked), results(chat)[0]
+
+    monkeypatch.chdir(here)
+    assert asked(None, Yes("always")) == (1, "here\n")
+    assert asked(None, No()) == (0, "here\n")
+    assert asked(here, Yes("always")) == (1, "here\n")
+    monkeypatch.chdir(there)
+    assert asked(None, No()) == (1, "The person did not allow this call.")
+    assert asked(here, No()) == (0, "here\n"), "it says itself where it runs"
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"properties": {"x": {"type": "objekt"}}},
+        {"properties": {"x": {"$ref": "#/nowhere"}}},
+        {"$ref": "#"},
+        {"properties": 5},
+    ],
+)
+@pytest.mark.parametrize("remote", [True, False])
+def test_a_schema_that_cannot_be_used_costs_one_result(schema: dict[str, Any], remote: bool) -> None:
+    declaration = {"type": "function", "function": {"name": "odd", "parameters": schema}}
+    server = Remote(Server("s", ("never",)), "odd", lambda *_: Outcome("run", ok=True))
+    odd = Tool(declaration, server if remote else Run(command=("true",)))
+    chat, _ = play(calls(("odd", "1")), turn("I see."), tools=[odd], approvals=Approvals(everything=True))
+    assert "the tool's own schema" in results(chat)[0]
+    assert chat.conversation.messages[-1].content == "I see."
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"properties": {"x": {"pattern": r"^\p{L}+$"}}},
+        {"properties": {"x": {"pattern": "^(a+)+$"}}},
+        {"patternProperties": {"^(.+)+y$": {"type": "integer"}}, "additionalProperties": False},
+        {"patternProperties": {"^(x+)+$": {}}, "unevaluatedProperties": False},
+    ],
+)
+def test_regular_expressions_of_a_server_are_left_to_it(schema: dict[str, Any]) -> None:
+    """They may be none of Python's, or take it for ever."""
+    declaration = {
+        "type": "function",
+        "function": {"name": "odd", "parameters": {**schema, "required": ["x"]}},
+    }
+    odd = Tool(declaration, Remote(Server("s", ("never",)), "odd", lambda *_: Outcome("run", ok=True)))
+    assert argument_faults(odd, {"x": "a" * 40 + "!", "x" * 40 + "!": 1}) == ""
+    assert argument_faults(odd, {}) == "'x' is a required property"
 
 
 @pytest.mark.parametrize(
