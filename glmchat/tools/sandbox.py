@@ -1,4 +1,4 @@
-"""Runs a command where it can change nothing and reach no network: by bubblewrap, on Linux."""
+"""Runs a command where it can change no file and reach no network: by bubblewrap, on Linux."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 _BWRAP = "bwrap"
-_TMP = "/tmp"
+_TMP, _MEDIA = "/tmp", "/run/media"
 
 
 def missing() -> str:
@@ -25,11 +25,12 @@ def sandboxed(words: Sequence[str], folder: Path, needed: Sequence[str] = ()) ->
     """The argument vector that runs `words` in `folder`: all files read-only, no network, and no longer than
     whoever started it lives.
 
-    /run and /tmp are empty, since a socket in them would lead out. Of /tmp there is what `folder` and the
-    paths in `needed` are in; none of these may come from the model.
+    /run and /tmp are empty, since a socket in them would lead out; one that is elsewhere still does. Of /tmp
+    there is what `folder` and the paths in `needed` are in, and of /run the medium; none of these may come
+    from the model.
     """
-    paths = [os.path.normpath(path) for path in (str(folder), *needed)]
-    shown = sorted({Path(*Path(path).parts[:3]) for path in paths if path.startswith(f"{_TMP}/")})
+    given = [path for path in (str(folder), *needed) if os.path.isabs(path)]
+    shown = sorted({s for path in given for s in map(_shown, _spellings(path)) if s is not None})
     return [
         _BWRAP,
         *("--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc", "--tmpfs", "/run", "--tmpfs", _TMP),
@@ -38,3 +39,16 @@ def sandboxed(words: Sequence[str], folder: Path, needed: Sequence[str] = ()) ->
         *("--unshare-all", "--new-session", "--die-with-parent", "--chdir", str(folder), "--"),
         *words,
     ]
+
+
+def _spellings(path: str) -> set[str]:
+    """Without `..`, and without links."""
+    return {os.path.normpath(path), os.path.realpath(path)}
+
+
+def _shown(path: str) -> Path | None:
+    """What of an empty folder is needed for this path."""
+    for folder, parts in ((_TMP, 3), (_MEDIA, 5)):  # in /run/media/USER/MEDIUM
+        if path.startswith(f"{folder}/"):
+            return Path(*Path(path).parts[:parts])
+    return None

@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -163,14 +164,35 @@ print("run:", os.listdir("/run"))
         (elsewhere / "kept.txt").write_text("kept")
         outcome = run_call(tool, Run(**run, sandbox=True), {})
     assert (outcome.text, outcome.ok) == ("kept\nrun: []\n", True)
-    shown = sandboxed(["cat", "/tmp/secret/socket"], Path("/tmp/a/../b/c"), ["/tmp/venv/bin/python", "{x}"])
-    assert [word for word in shown[: shown.index("--")] if word.startswith("/tmp/")] == [
-        *["/tmp/b"] * 2,
-        *["/tmp/venv"] * 2,
-        "/tmp/a/../b/c",
-    ], "what the model names is not there"
     slow = Run(command=("sleep", "600"), sandbox=True, timeout_s=0.5)
     assert run_call(tool, slow, {}).note == "timed out after 0.5 s"
+
+
+def test_a_sandbox_shows_what_is_needed_and_nothing_that_the_model_names(tmp_path: Path) -> None:
+    def shown(words: list[str], folder: Path, needed: list[str]) -> list[str]:
+        made = sandboxed(words, folder, needed)
+        binds = [n for n, word in enumerate(made[: made.index("--")]) if word == "--ro-bind-try"]
+        return [made[n + 1] for n in binds if made[n + 1] == made[n + 2]][1:]
+
+    python, medium = "/tmp/venv/bin/python", Path("/run/media/ada/stick/code")
+    assert shown(["cat", "/tmp/secret/socket"], Path("/tmp/a/../b/c"), [python, "{x}"]) == [
+        "/tmp/b",
+        "/tmp/venv",
+    ]
+    assert shown(["cat"], medium, ["cat"]) == ["/run/media/ada/stick"]
+    assert shown(["cat"], Path("/run/user/1000"), ["cat"]) == []
+    link = tmp_path / "link"
+    link.symlink_to("/tmp/elsewhere/code")
+    assert "/tmp/elsewhere" in shown(["cat"], link, ["cat"])
+
+
+@pytest.mark.skipif(missing() != "", reason=missing() or "-")
+def test_a_sandbox_in_a_folder_behind_a_link(elsewhere: Path) -> None:
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        (Path(folder) / "kept.txt").write_text("kept")
+        (elsewhere / "link").symlink_to(folder)
+        run = Run(command=("cat", "kept.txt"), cwd=elsewhere / "link", sandbox=True)
+        assert run_call(Tool({"function": {"name": "t"}}), run, {}).text == "kept"
 
 
 def test_no_sandbox_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
