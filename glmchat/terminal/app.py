@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import signal
 import threading
 import time
@@ -28,7 +27,7 @@ from ..events import Event, LoadProgress, ToolDone, TurnDone
 from ..tools.approve import Answer as ApprovalAnswer
 from ..tools.approve import No, Request, Yes
 from . import tty
-from .approval import CHOICES, read_answer, read_arguments
+from .approval import CHOICES, read_answer, read_arguments, written_arguments
 from .attach import attach, not_attached
 from .commands import find_command, is_command, run_command
 from .completion import Commands
@@ -217,7 +216,7 @@ class App:
         if answer is not None:
             return self._reply(answer)
         self._editing = True  # the arguments go into the line, to be changed and sent
-        return self.draft(json.dumps(self._asked.request.call.arguments, ensure_ascii=False))
+        return self.draft(written_arguments(self._asked.request.call))
 
     def _reply(self, answer: ApprovalAnswer) -> None:
         if self._asked is not None:

@@ -8,7 +8,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from ..messages import ToolCall
 from ..tools.approve import Answer, No, Remember, Yes
+from .sanitize import sanitize_json
 
 CHOICES = "y once · s this session · a always · e edit · n no, or say why not"
 
@@ -23,6 +25,11 @@ def read_answer(text: str) -> Answer | None:
     if word.lower() == "e":
         return None
     return No("" if word.lower() in ("", "n", "no") else word)
+
+
+def written_arguments(call: ToolCall) -> str:
+    """The arguments in one line, to be edited."""
+    return sanitize_json(json.dumps(call.arguments, ensure_ascii=False))
 
 
 def read_arguments(text: str) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
@@ -13,7 +12,7 @@ from ..engine.base import Engine, ModelInfo
 from ..errors import EXIT_OK, GlmChatError
 from ..events import ToolDone, TurnDone
 from ..tools.approve import Answer, No, Request, Yes
-from .approval import CHOICES, read_answer, read_arguments
+from .approval import CHOICES, read_answer, read_arguments, written_arguments
 from .attach import attach, not_attached
 from .commands import is_command, run_command
 from .early import GREETING, PROMPT
@@ -106,7 +105,7 @@ class Lines:
             answer = read_answer(input(PROMPT))
             if answer is not None:
                 return answer
-            print(json.dumps(request.call.arguments, ensure_ascii=False))
+            print(written_arguments(request.call))
             return Yes(arguments=read_arguments(input("The arguments as they are to be: ")))
         except EOFError:
             return No()

@@ -47,6 +47,11 @@ class Sanitizer:
         return "␍" if held else ""
 
 
+def sanitize_json(text: str) -> str:
+    """JSON in one line that means the same: what is unsafe stands in it as an escape, so it can be edited."""
+    return _UNSAFE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+
+
 def sanitize(text: str) -> str:
     """A whole text at once."""
     decoder = Sanitizer()

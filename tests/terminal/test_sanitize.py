@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import itertools
+import json
 import unicodedata
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from glmchat.terminal.sanitize import Sanitizer, sanitize
+from glmchat.terminal.sanitize import Sanitizer, sanitize, sanitize_json
 
 
 @pytest.mark.parametrize(
@@ -36,6 +37,14 @@ def test_controls_are_shown_and_text_is_kept(raw: str, shown: str | None) -> Non
 spicy = st.text(
     st.one_of(st.sampled_from("\r\n\x1b\x9b\x07\t[]m;\u202e"), st.characters(exclude_categories=()))
 )
+
+
+@given(spicy)
+def test_json_means_the_same_and_steers_nothing(text: str) -> None:
+    clean = sanitize_json(json.dumps({"x": text}, ensure_ascii=False))
+    assert json.loads(clean) == {"x": text}
+    assert sanitize(clean) == clean
+    assert "\n" not in clean
 
 
 @given(spicy)
