@@ -48,8 +48,8 @@ def _tools() -> Iterator[list[str]]:
 
 
 def code_blocks(markdown: str) -> list[str]:
-    """The code blocks of an answer, in order, without their fences."""
-    from markdown_it import MarkdownIt
+    """The code blocks of an answer, as the screen shows them, in order, without their fences."""
+    from .blocks import parser
 
-    tokens = MarkdownIt("commonmark").parse(markdown)
+    tokens = parser().parse(markdown)
     return [token.content for token in tokens if token.type in ("fence", "code_block")]

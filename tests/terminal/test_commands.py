@@ -178,6 +178,10 @@ def test_copy_by_the_local_tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert host.run("/copy 2") == "Copied: code block 2, 2 lines."
     assert (tmp_path / "clip").read_text() == "echo 1\necho 2\n"
     assert host.run("/copy 3") == "No code block 3: the answer has 2 code blocks."
+    odd = "<details>\n```\nin HTML\n```\n\n$$\n```\nin LaTeX\n```\n$$\n"
+    assert Listener(odd).run("/copy 1") == "Copied: code block 1, 1 line.", "as the screen shows them"
+    assert (tmp_path / "clip").read_text() == "in HTML\n"
+    assert Listener(odd).run("/copy 2") == "Copied: code block 2, 5 lines.", "the formula, whole"
     assert host.run("/copy x") == "No code block x: the answer has 2 code blocks."
     assert Listener().run("/copy") == "No answer to copy yet."
 
