@@ -40,7 +40,7 @@ class ChatTemplate:
     def __post_init__(self) -> None:
         try:
             _compile(self.source)
-        except (jinja2.TemplateError, RecursionError) as e:
+        except Exception as e:  # constants are computed, and may raise anything
             line = f", line {e.lineno}" if isinstance(e, jinja2.TemplateSyntaxError) else ""
             raise TemplateError(
                 f"The chat template {self.name} is not valid jinja ({_line(e)}{line})."
@@ -78,11 +78,6 @@ class ChatTemplate:
     def knows_thinking(self) -> bool:
         """Whether `enable_thinking` changes what it renders."""
         return "enable_thinking" in _compile(self.source)[1]
-
-    @property
-    def knows_tools(self) -> bool:
-        """Whether it tells the model about tools; where not, they are silently left out."""
-        return "tools" in _compile(self.source)[1]
 
     def render(
         self,

@@ -106,7 +106,6 @@ def test_chatml() -> None:
         "<|im_start|>system\ns<|im_end|>\n<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n"
     )
     assert not ChatTemplate.load(CHATML).knows_thinking
-    assert not ChatTemplate.load(CHATML).knows_tools
 
 
 def test_special_tokens_and_the_date_are_variables() -> None:
@@ -125,6 +124,7 @@ def test_a_refusal_is_one_line() -> None:
         ("{{ messages[0].a.b }}", "fails on this conversation: 'dict object' has no attribute 'a'"),
         ("{{ 1 / 0 }}", "fails on this conversation: division by zero"),
         ("{{ ''.__class__.__mro__ }}", "unsafe"),
+        ("{{ 10**5000 }}", "is not valid jinja .*limit"),
         ("\n{% if %}", r"is not valid jinja \(.*, line 2\)"),
         ("no-such-file.jinja", r"no-such-file.jinja cannot be read \(No such file.*glm-4.5"),
     ],
@@ -156,10 +156,8 @@ def test_a_template_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_ours_know_thinking_and_tools(name: str) -> None:
-    template = ChatTemplate.load(name)
-    assert template.knows_thinking
-    assert template.knows_tools
+def test_ours_know_thinking(name: str) -> None:
+    assert ChatTemplate.load(name).knows_thinking
 
 
 @pytest.mark.parametrize(
