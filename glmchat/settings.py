@@ -175,6 +175,13 @@ def default_config_path() -> Path:
     return Path(platformdirs.user_config_dir("glmchat", appauthor=False)) / "config.toml"
 
 
+def state_folder() -> Path:
+    """Where it is remembered what the person typed and decided."""
+    import platformdirs
+
+    return Path(platformdirs.user_state_dir("glmchat", appauthor=False))
+
+
 def load_settings(
     flags: Mapping[str, Any], environ: Mapping[str, str] = os.environ, config: str | None = None
 ) -> Settings:

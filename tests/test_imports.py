@@ -16,13 +16,12 @@ FILES = sorted(p for p in ROOT.rglob("*.py"))
 
 # Each layer may import itself, those below it, and the values; engine and tools do not know each other.
 BELOW = {
-    "cli": {"terminal", "chat", "settings", "engine", "tools", "glm", "store"},
-    "terminal": {"chat", "settings", "engine", "tools", "glm", "store"},
-    "chat": {"engine", "tools", "glm", "store"},
+    "cli": {"terminal", "chat", "settings", "engine", "tools", "glm"},
+    "terminal": {"chat", "settings", "engine", "tools", "glm"},
+    "chat": {"engine", "tools", "glm"},
     "settings": set(),
     "engine": {"glm"},
     "tools": {"glm"},
-    "store": set(),
     "glm": set(),
     "events": {"messages"},
     "messages": set(),
@@ -31,7 +30,6 @@ BELOW = {
 VALUES = {"messages", "events", "errors"}
 HEAVY = {"torch", "transformers", "accelerate"}
 MAY_BE_HEAVY = {
-    "engine/local.py",
     "engine/loading.py",
     "engine/environ.py",
     "engine/placing.py",

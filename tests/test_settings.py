@@ -40,10 +40,12 @@ def test_every_setting_can_stand_in_the_environment(tmp_path: Path) -> None:
     for entry in table():
         kind = entry.metadata["kind"]
         text = next((v for k, v in spelled.items() if kind.expects.startswith(k)), "word")
+        text = "no" if entry.default is True else text
         text = kind.choices[-1] if kind.choices else text
         settings = load_settings({}, {f"GLMCHAT_{entry.name.upper()}": text}, config)
         value = getattr(settings, entry.name)
-        assert value in (0.5, 3, True, text, (text,))
+        assert value != entry.default
+        assert value in (0.5, 3, True, False, text, (text,))
 
 
 def test_tokens_are_taken_from_hf_token_and_not_shown(tmp_path: Path) -> None:

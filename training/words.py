@@ -38,8 +38,6 @@ Marrakesh Osaka Fukuoka Melbourne Wellington Vancouver Winnipeg Philadelphia Bal
 Stuttgart Salzburg Innsbruck Granada Malaga Tbilisi""".split()
 HELD_CITIES += ["Rio de Janeiro", "San Francisco", "Addis Ababa", "Las Vegas"]
 
-ZH_CITIES = "北京 上海 广州 深圳 成都 武汉 西安 南京 天津 重庆 长沙 青岛 大连 厦门 昆明 郑州".split()
-HELD_ZH_CITIES = "杭州 苏州 哈尔滨 济南".split()
 
 NAMES = """Anna Ben Clara David Emma Felix Grace Henry Ida Jack Kate Leo Mia Noah Olivia Paul Rosa Sam Tina Victor
 Wendy Adam Bella Carl Diana Eric Fiona George Hannah Ivan Julia Kevin Laura Mark Nina Oscar Peter Rachel Simon Tom

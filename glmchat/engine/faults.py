@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from ..errors import GlmChatError, ModelError
 
+_LONGEST = 160
 _MEANINGS = (
     (
         ("can't allocate memory", "out of memory", "not enough memory"),
@@ -61,5 +62,5 @@ def one_line(name: str, doing: str) -> Iterator[None]:
         raise ModelError(explain(name, e, doing)) from e
 
 
-def _short(text: str, limit: int = 160) -> str:
-    return text if len(text) <= limit else text[: limit - 1] + "…"
+def _short(text: str) -> str:
+    return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"

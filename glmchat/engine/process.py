@@ -50,10 +50,10 @@ class Child:
         with contextlib.suppress(OSError):  # it is gone already
             self.connection.send(debug)
 
-    def end(self, patience_s: float = ENDING_S) -> None:
+    def end(self) -> None:
         """Wait until it has ended, which it was told before, and kill it if it does not."""
         try:
-            self._process.wait(patience_s)
+            self._process.wait(ENDING_S)
         except subprocess.TimeoutExpired:
             self._process.kill()
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
-import platformdirs
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
+
+from ..settings import state_folder
 
 
 def open_history() -> History:
     """The person's own history file (mode 0600); without one to write to, a history for this run."""
-    folder = Path(platformdirs.user_state_dir("glmchat", appauthor=False))
+    folder = state_folder()
     path = folder / "history"
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)

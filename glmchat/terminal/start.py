@@ -9,15 +9,13 @@ from dataclasses import fields
 from fnmatch import filter as matching
 from pathlib import Path
 
-import platformdirs
-
 from ..chat import Chat
 from ..engine.base import Engine, GenerationOptions
 from ..engine.memory import LoadOptions
 from ..errors import EXIT_OK, UsageError
 from ..events import LoadProgress, ToolServerFailed
 from ..messages import Message
-from ..settings import NONE, Settings, default_config_path, nearest
+from ..settings import NONE, Settings, default_config_path, nearest, state_folder
 from ..tools.approve import Approvals
 from ..tools.declare import Declarations, Server, Tool
 from ..tools.reading import clashes, read_declarations, read_text
@@ -142,11 +140,6 @@ def project_file() -> Path:
     return Path(".glmchat") / "tools.json"
 
 
-def state_folder() -> Path:
-    """Where what a person decided is remembered."""
-    return Path(platformdirs.user_state_dir("glmchat", appauthor=False))
-
-
 def declarations(settings: Settings) -> Declarations:
     """The tools of the named files, of the project if it is trusted, and of the person's own config folder.
 
@@ -205,7 +198,7 @@ def read_system(value: str | None) -> str | None:
 def _read_text(name: str, option: str) -> str:
     path = Path(name).expanduser()
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except OSError as e:
         raise UsageError(f"{option}: {path} cannot be read: {e.strerror or e}.") from None
     except UnicodeDecodeError as e:

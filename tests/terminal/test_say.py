@@ -29,6 +29,9 @@ def test_breaks_between_words_at_a_terminal(columns: int) -> None:
     assert len(lines) == 1 if columns == 200 else len(lines) > 1
 
 
-def test_is_silent_where_stderr_was_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_is_silent_where_stderr_was_closed(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(sys, "stderr", None)
     say(TEXT)
+    assert capfd.readouterr() == ("", "")
