@@ -1,4 +1,4 @@
-"""All the others, and the machine, as Markdown: `python -m benchmarks everything > benchmarks/RESULTS.md`."""
+"""All the others, and the machine, as Markdown: a section of benchmarks/RESULTS.md."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from pathlib import Path
 
 COMMANDS = (
     "peers",
-    "decode",
+    "decode --repeats 5",
     "terminal",
     "startup",
-    "reuse",
-    "typed",
+    "reuse --repeats 3",
+    "typed --repeats 3",
     "cancel",
     "speculate",
     "speculate --by lookup",

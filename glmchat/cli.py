@@ -40,7 +40,7 @@ examples:
   glmchat tools init                               tool declarations to begin with
   glmchat tools check tools.json                   what is wrong with them, and where
 
-Any option may stand in config.toml (max_tokens = 500) or the environment (GLMCHAT_MAX_TOKENS).
+Most options may stand in config.toml (max_tokens = 500) or the environment (GLMCHAT_MAX_TOKENS).
 exit codes: 0 answer, 1 error, 2 usage, 3 model cannot be loaded, 4 server,
   5 stopped by the token limit or a full context, 130 interrupted, 141 reader of the pipe went away,
   143 ended by SIGTERM
