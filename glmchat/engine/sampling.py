@@ -8,6 +8,8 @@ from typing import Any
 from ..glm.checkpoints import SamplingDefaults
 from .base import GenerationOptions
 
+_SMALLEST = 1e-6
+"""A temperature below it would make infinities of logits."""
 NUCLEUS_CANDIDATES = 1024
 """Tokens sorted first for top_p; the whole vocabulary is sorted only if they do not reach it."""
 
@@ -16,8 +18,8 @@ class Sampler:
     """Greedy or random choice, by the person's options over the checkpoint's defaults.
 
     Greedy when asked, at temperature 0, or when neither side asks for sampling. The filters apply in
-    the order temperature, top_k, top_p, min_p. `generator` makes the source of random numbers for the device
-    that the logits turn out to be on.
+    the order temperature, top_k, top_p, min_p; none takes the likeliest token out. `generator` makes the
+    source of random numbers for the device that the logits turn out to be on.
     """
 
     def __init__(
@@ -29,12 +31,12 @@ class Sampler:
         self._new_generator = generator
         self._generator: Any = None
         self._temperature = float(pick(options.temperature, defaults.temperature, 1.0))
-        self._top_p = float(pick(options.top_p, defaults.top_p, 1.0))
+        self._top_p = max(_SMALLEST, float(pick(options.top_p, defaults.top_p, 1.0)))
         self._top_k = int(pick(options.top_k, defaults.top_k, 0))
-        self._min_p = float(pick(defaults.min_p, None, 0.0))
+        self._min_p = min(1.0, float(pick(defaults.min_p, None, 0.0)))
         self._penalty = float(pick(defaults.repetition_penalty, None, 1.0))
         asked = any(v is not None for v in (options.temperature, options.top_p, options.top_k))
-        self.greedy = options.greedy or self._temperature <= 0 or not (asked or defaults.do_sample)
+        self.greedy = options.greedy or self._temperature < _SMALLEST or not (asked or defaults.do_sample)
         self.needs_history = self._penalty != 1.0
 
     def __call__(self, logits: Any, history: Any = None) -> Any:

@@ -73,6 +73,22 @@ def test_min_p_and_repetition_penalty_of_the_checkpoint() -> None:
 
 
 @pytest.mark.parametrize(
+    ("defaults", "options"),
+    [
+        (SamplingDefaults(), {"temperature": 1e-37}),
+        (SamplingDefaults(), {"temperature": 1e-5}),
+        (SamplingDefaults(do_sample=True, top_p=0.0), {}),
+        (SamplingDefaults(do_sample=True, top_p=0.0, top_k=5), {}),
+        (SamplingDefaults(do_sample=True, min_p=1.5), {}),
+    ],
+)
+def test_the_likeliest_token_always_stays(defaults: SamplingDefaults, options: dict[str, Any]) -> None:
+    torch.manual_seed(3)
+    logits = torch.randn(1, 3000) * 30
+    assert make(defaults, **options)(logits).tolist() == logits.argmax(-1).tolist()
+
+
+@pytest.mark.parametrize(
     ("defaults", "options", "greedy"),
     [
         (SamplingDefaults(), {}, True),
