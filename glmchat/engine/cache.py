@@ -28,16 +28,19 @@ class Branch:
     cache: Any
     ids: list[int] = field(default_factory=list)
     drafts: Any = None
-    """The MTP layer's own cache for the first of these tokens; None where nothing was drafted by it."""
+    """The MTP layer's own cache for some of these tokens; None where nothing was drafted by it."""
+    drafts_from: int = 0
+    """The first token that is in there."""
     last: tuple[Any, Any] | None = None
     """What the model gave for the last of these tokens: logits [1, vocab], and its state [1, 1, hidden] where
     there is an MTP layer. None: not known."""
 
     @property
     def nbytes(self) -> int:
+        """What it takes, with the room to grow."""
         caches = [self.cache] + [self.drafts] * (self.drafts is not None)
         tensors = [t for c in caches for layer in c.layers for t in (layer.keys, layer.values)]
-        return sum(t.nbytes for t in tensors if t is not None)
+        return sum(t.untyped_storage().nbytes() for t in tensors if t is not None)
 
     def rewind(self, count: int) -> None:
         """Take the last `count` tokens out."""
@@ -94,7 +97,8 @@ class PrefixCache:
         common = max(shared, default=0)
         if common == 0:
             return Branch(self._new_cache())
-        best = self._branches[shared.index(common)]
+        alike = [b for b, count in zip(self._branches, shared, strict=True) if count == common]
+        best = min(alike, key=lambda branch: len(branch.ids))  # of which the least is cut off
         size = best.nbytes * common // len(best.ids)
         if 2 * common < len(best.ids) and size + self._nbytes <= self._limit:
             branch = Branch(self._new_cache(), best.ids[:common])
@@ -103,19 +107,28 @@ class PrefixCache:
         self._branches.remove(best)
         if best.drafts is not None:
             # Its next entry needs the trunk's state of the last token, so that one is computed again.
-            length = min(common - 1, best.drafts.get_seq_length())
-            if common - length > REWOUND:
+            end = best.drafts_from + best.drafts.get_seq_length()
+            length = min(common - 1, end)
+            if length < best.drafts_from or common - length > REWOUND:
                 best.drafts = None
             else:
                 common = length
-                best.drafts.crop(min(0, length - best.drafts.get_seq_length()))
+                best.drafts.crop(min(0, length - end))
         best.rewind(len(best.ids) - common)
         return best
 
     def keep(self, branch: Branch) -> None:
-        """Remember a branch, whose cache holds exactly its ids, for the next turn."""
-        if not is_croppable(branch.cache):
+        """Remember a branch, whose cache holds exactly its ids, for the next turn.
+
+        Not one of a turn that ended before it came further than another: it would only push those out.
+        """
+        if not is_croppable(branch.cache) or not branch.ids:
             return
+        if branch.last is None:
+            size = len(branch.ids)
+            branch = next((b for b in self._branches if common_prefix(b.ids, branch.ids) == size), branch)
+        if branch in self._branches:
+            self._branches.remove(branch)
         self._branches.append(branch)
         while len(self._branches) > MOST_BRANCHES or (len(self._branches) > 1 and self._nbytes > self._limit):
             del self._branches[0]

@@ -138,6 +138,7 @@ class Mtp:
     def __init__(self, head: MtpHead, loaded: LoadedModel, branch: Branch) -> None:
         if branch.drafts is None:
             branch.drafts = head.new_cache()
+            branch.drafts_from = len(branch.ids) - (branch.last is not None)
         self._head = head
         self._loaded = loaded
         self._cache = branch.drafts

@@ -141,8 +141,11 @@ def _layer_class() -> Any:
 
         def _move(self, room: int, keys: Any, values: Any) -> None:
             """To where there is room for so many tokens like those in `keys` and `values`."""
-            self._keys = _with_room(keys, self.keys, self._length, room)
-            self._values = _with_room(values, self.values, self._length, room)
+            # Both or none: there may be no memory for the second.
+            self._keys, self._values = (
+                _with_room(keys, self.keys, self._length, room),
+                _with_room(values, self.values, self._length, room),
+            )
 
         def crop(self, tokens_to_remove: int) -> None:
             if tokens_to_remove > 0:

@@ -82,7 +82,7 @@ class MtpHead:
 
         ids: [1, n], the token after each position. hidden: [1, n, H], for those positions the trunk's
         state after its final norm, or for a further draft what this function gave. `cache` grows by n; its
-        length before is the first position, as the trunk counts the token that gave the state.
+        length before is the first position, counted from the first token that it was given.
         """
         past, rows = cache.get_seq_length(), ids.shape[1]
         if self.device.type == "cpu" and (rows == 1 or self._config._attn_implementation == NATIVE):

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from glmchat.engine.base import GenerationOptions
-from glmchat.engine.cache import common_prefix
+from glmchat.engine.cache import Branch, common_prefix
 from glmchat.engine.decode import CHUNK_AHEAD, Decoder
 from glmchat.engine.draft import LONGEST_MTP, Lookup, Pace
 from glmchat.engine.local import LocalEngine, open_local
@@ -136,6 +136,37 @@ def test_most_guesses_of_the_mtp_layer_are_right(guessing: LocalEngine) -> None:
     guessed, right = sum(u.drafted_tokens for u in usage), sum(u.accepted_tokens for u in usage)
     assert guessed > 50
     assert right > guessed * 0.7
+
+
+def test_what_is_cut_from_a_branch_is_cut_from_its_mtp_cache(guessing: LocalEngine) -> None:
+    """Which in a branch that was copied from another does not begin where the trunk's does."""
+    rng = random.Random(0)
+
+    def some(count: int) -> list[int]:
+        return [rng.randrange(200) for _ in range(count)]
+
+    def read(decoder: Decoder, prompt: list[int]) -> Branch:
+        decoding = decoder.begin(prompt)
+        list(decoding.prefill(lambda: False))
+        decoding.keep(settled=True)
+        return decoding.branch
+
+    def check(decoder: Decoder, *_: object) -> None:
+        system = some(100)
+        first, second = [*system, *some(300)], [*system, *some(400)]
+        for prompt in (first, second):
+            branch = read(decoder, prompt)
+        assert branch.drafts_from == 100
+        edited = [*second[:400], *some(50)]
+        ours, fresh = (read(one, edited) for one in (decoder, Decoder(decoder.loaded)))
+        assert ours is branch
+        assert (fresh.drafts_from, fresh.drafts.get_seq_length()) == (0, 449)
+        drafted = ours.drafts.layers[0].values  # which know no position, unlike keys
+        assert torch.allclose(drafted, fresh.drafts.layers[0].values[:, :, 100:], atol=1e-4)
+
+    forget(guessing)
+    guessing.lend(check)
+    forget(guessing)
 
 
 def test_prompt_lookup_copies_what_stands_in_the_question(tiny_glm: Path) -> None:

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import DynamicCache, LlamaConfig, MistralConfig
 
-from glmchat.engine import native
-from glmchat.engine.cache import Branch, PrefixCache, is_croppable
+from glmchat.engine import kv, native
+from glmchat.engine.cache import MOST_BRANCHES, Branch, PrefixCache, is_croppable
 from glmchat.engine.detokenize import Detokenizer
 from glmchat.engine.kv import growing, use, whole
 from glmchat.engine.outbox import INTERVAL_S, Outbox
@@ -197,11 +197,36 @@ class TestPrefixCache:
         self.held(prefix, [1, 2, 3, 4, 5, 6], [1, 2, 3, 4, 7, 8])
         assert prefix.begin([1, 2, 3, 4, 5, 6]).ids == [1, 2, 3, 4]
 
+    def test_of_two_that_share_as_much_the_shorter_goes_on(self) -> None:
+        prefix = PrefixCache(self.new_cache, 10**6)
+        shared, more = list(range(600)), list(range(1000, 1400))
+        self.held(prefix, [*shared, *more])
+        self.fill(branch := Branch(self.new_cache()), shared)
+        branch.last = (torch.zeros(1, 9), None)
+        prefix.keep(branch)
+        assert prefix.begin([*shared, 7]) is branch
+        assert len(prefix.begin([*shared, *more, 7]).ids) == 1000, "of the other nothing was cut off"
+
+    def test_a_turn_that_ended_before_it_began_pushes_nothing_out(self) -> None:
+        prefix = PrefixCache(self.new_cache, 10**6)
+        self.held(prefix, [1, 2, *range(100, 200)])
+        for number in range(2 * MOST_BRANCHES):
+            prefix.keep(prefix.begin([1, 2, *range(200 + number, 300)]))
+            prefix.keep(prefix.begin([number + 1000, 2]))
+        assert len(prefix.begin([1, 2, *range(100, 200), 7]).ids) == 102
+
+    def test_room_to_grow_counts(self) -> None:
+        prefix = PrefixCache(self.new_cache, 0)
+        self.held(prefix, list(range(3000)), [0, 1, 2, 3, 9])
+        (branch,) = prefix._branches
+        assert branch.ids == [0, 1, 2, 3, 9]
+        assert branch.nbytes >= 3000 * 2 * 2 * 4 * 4, "it still holds what it was cut back from"
+
     def test_the_oldest_go_when_memory_is_short(self) -> None:
         one = [[n] * 10 for n in range(4)]
         prefix = PrefixCache(self.new_cache, 10**6)
         self.held(prefix, one[0])
-        size = prefix.begin(one[0]).nbytes * 10 // 9
+        size = prefix.begin(one[0]).nbytes
         prefix = PrefixCache(self.new_cache, 2 * size)
         self.held(prefix, *one)
         assert [len(prefix.begin(ids).ids) for ids in one] == [0, 0, 9, 9]
@@ -254,6 +279,28 @@ class TestPrefixCache:
             assert rooms.pop() >= length
             assert all(torch.equal(layer.keys, layer.values) for layer in branch.cache.layers)
             assert [layer.get_seq_length() for layer in branch.cache.layers] == [250, 250]
+
+    def test_no_memory_for_the_values_leaves_the_keys_as_they_were(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        branch = Branch(self.new_cache())
+        self.fill(branch, list(range(256)))
+        with_room, calls = kv._with_room, iter(range(9))
+
+        def short(*given: Any) -> Any:
+            if next(calls) == 1:
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+            return with_room(*given)
+
+        more = torch.rand(1, 1, 100, 4)
+        with monkeypatch.context() as patch:
+            patch.setattr(kv, "_with_room", short)
+            with pytest.raises(torch.OutOfMemoryError):
+                branch.cache.update(more, more, 0)
+        branch.mend()
+        keys, values = branch.cache.update(more[:, :, :50], more[:, :, :50], 0)
+        assert torch.equal(keys, values)
+        assert keys[0, 0, :, 0].tolist() == [*range(256), *more[0, 0, :50, 0].tolist()]
 
     def test_sliding_windows_are_not_reused(self) -> None:
         from transformers import MistralConfig
