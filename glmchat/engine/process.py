@@ -30,22 +30,25 @@ class Child:
     """Runs `serve(fd)` of a module of glmchat, which calls `connect(fd)`; deaf to Ctrl-C.
 
     `connection` leads to it. What it says on stdout and stderr is for `ended`, or the terminal with --debug.
+    Raises OSError: the system gives no process.
     """
 
     def __init__(self, module: str, environ: Mapping[str, str] | None = None) -> None:
-        self._said = tempfile.TemporaryFile()  # noqa: SIM115
-        self.connection, theirs = Pipe()
         debug = log.isEnabledFor(logging.DEBUG)
-        with _no_ctrl_c():
-            self._process = subprocess.Popen(
-                [sys.executable, "-c", _BOOT, str(theirs.fileno()), "\n".join(sys.path), module],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=None if debug else self._said,
-                stderr=None if debug else subprocess.STDOUT,
-                env={**os.environ, **(environ or {})},
-            )
-        theirs.close()
+        with contextlib.ExitStack() as undo:
+            self._said = undo.enter_context(tempfile.TemporaryFile())
+            self.connection, theirs = Pipe()
+            undo.callback(self.connection.close)
+            with theirs, _no_ctrl_c():
+                self._process = subprocess.Popen(
+                    [sys.executable, "-c", _BOOT, str(theirs.fileno()), "\n".join(sys.path), module],
+                    pass_fds=[theirs.fileno()],
+                    stdin=subprocess.DEVNULL,
+                    stdout=None if debug else self._said,
+                    stderr=None if debug else subprocess.STDOUT,
+                    env={**os.environ, **(environ or {})},
+                )
+            undo.pop_all()
         self.pid = self._process.pid
         with contextlib.suppress(OSError):  # it is gone already
             self.connection.send(debug)
@@ -56,6 +59,7 @@ class Child:
             self._process.wait(ENDING_S)
         except subprocess.TimeoutExpired:
             self._process.kill()
+            self._process.wait()
 
     def kill(self) -> None:
         self._process.kill()
@@ -66,7 +70,8 @@ class Child:
         if code == -signal.SIGKILL:
             how = "was killed, as the system does when memory runs out"
         elif code < 0:
-            how = f"was ended by {signal.Signals(-code).name}"
+            names = {number.value: number.name for number in signal.Signals}
+            how = f"was ended by {names.get(-code, f'signal {-code}')}"
         else:
             how = f"ended with exit code {code}"
         self._said.seek(max(0, self._said.seek(0, os.SEEK_END) - 4096))

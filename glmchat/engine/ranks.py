@@ -132,11 +132,19 @@ class Ranks:
         self._newest = 0
         self._children: list[Child] = []
         small = replace(checkpoint, shards=())
-        for rank in range(1, count):
-            seat = replace(self.seat, rank=rank)
-            hidden = {"CUDA_VISIBLE_DEVICES": ""} if backend == "gloo" else {}
-            self._children.append(Child(__name__, seat.environ | hidden))
-            self._tell([self._children[-1]], seat, small, options)
+        try:
+            for rank in range(1, count):
+                seat = replace(self.seat, rank=rank)
+                hidden = {"CUDA_VISIBLE_DEVICES": ""} if backend == "gloo" else {}
+                self._children.append(Child(__name__, seat.environ | hidden))
+                self._tell([self._children[-1]], seat, small, options)
+        except OSError:  # there is no process for this one
+            self._kill()
+            for child in self._children:
+                child.end()
+                child.close()
+            self.seat.clear()
+            raise
         self._watcher = threading.Thread(target=self._watch, name="glmchat-ranks", daemon=True)
         self._watcher.start()
 

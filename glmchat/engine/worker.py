@@ -9,6 +9,7 @@ process ends when its end of the pair is all that is left.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import pickle
@@ -16,7 +17,7 @@ import queue
 import signal
 import threading
 import traceback
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
@@ -57,10 +58,11 @@ class WorkerEngine:
     ) -> None:
         options = options or LoadOptions()
         options.check()  # what cannot be done is told at once
-        self._start: Callable[[], _Process] = lambda: _Process(model, options, chat_template, on_progress)
+        self._start = functools.partial(_Process, model, options, chat_template, on_progress)
         self._process = self._start()
         self._info: ModelInfo | None = None
         self._closed = False
+        self._lock = threading.Lock()
 
     def wait(self) -> ModelInfo:
         """Block until the model is loaded. Raises what loading raised."""
@@ -87,13 +89,14 @@ class WorkerEngine:
         cancel: threading.Event | None = None,
     ) -> Generator[Event, None, None]:
         """One turn; see Engine.generate."""
-        if self._closed:
-            raise ModelError(CLOSED)
         cancel = cancel or threading.Event()
-        if self._info is not None and self._process.fault is not None:  # it did run: try another
-            self._process.close()
-            self._process = self._start()
-        process = self._process
+        with self._lock:
+            if self._closed:
+                raise ModelError(CLOSED)
+            if self._info is not None and self._process.fault is not None:  # it did run: try another
+                self._process.close()
+                self._process = self._start(again=True)
+            process = self._process
         for progress in process.loading():
             if cancel.is_set():
                 yield TurnDone(Message("assistant", "", interrupted=True), "interrupted")
@@ -134,15 +137,18 @@ class WorkerEngine:
         tools: Sequence[dict[str, Any]] = (),
         options: GenerationOptions | None = None,
     ) -> Prompt:
-        """The exact prompt; see Engine.render."""
-        self.wait()
+        """The exact prompt; see Engine.render. Raises ModelError while another process loads."""
+        name = self.wait().name
+        if self._process.is_loading:
+            raise ModelError(f"{name} is being loaded again; ask when it is there.")
         with self._process.request("render", conversation, tuple(tools), options) as (_, replies):
             prompt: Prompt = _checked(replies.get())
         return prompt
 
     def close(self) -> None:
         """End the process; it frees the model. Idempotent."""
-        self._closed = True
+        with self._lock:
+            self._closed = True
         self._process.close()
 
     def __enter__(self) -> WorkerEngine:
@@ -175,9 +181,17 @@ class _Process:
     """One child process, from its start to its end."""
 
     def __init__(
-        self, model: str, options: LoadOptions, chat_template: str, on_progress: OnProgress | None
+        self,
+        model: str,
+        options: LoadOptions,
+        chat_template: str,
+        on_progress: OnProgress | None,
+        *,
+        again: bool = False,
     ) -> None:
+        """`again`: the model ran before. Raises ModelError: the system gives no process."""
         self._model = model
+        self._ran = again
         self._on_progress = on_progress or (lambda _: None)
         self._lock = threading.Lock()
         self._requests = 0
@@ -188,7 +202,12 @@ class _Process:
         self.fault: _Fault | None = None
         """Why nothing more will come of it."""
         self._closing = False
-        self._child = Child(__name__)
+        try:
+            self._child = Child(__name__)
+        except OSError as e:
+            raise ModelError(
+                f"A process for {model} cannot be started: {e.strerror or e}; end other programs first."
+            ) from e
         self.pid = self._child.pid
         self._connection = self._child.connection
         self._send((model, options, chat_template))
@@ -201,6 +220,10 @@ class _Process:
             _checked(self.fault)
         assert self._info is not None
         return self._info
+
+    @property
+    def is_loading(self) -> bool:
+        return not self._loaded.is_set()
 
     def loading(self) -> Iterator[LoadProgress]:
         """How the load goes, now and then until it is done. Raises what loading raised."""
@@ -242,23 +265,14 @@ class _Process:
 
     def _read(self) -> None:
         """The thread that hands out what comes back, and tells everyone when nothing more will."""
-        with contextlib.suppress(EOFError, OSError):
+        try:
             while True:
-                number, value = self._connection.recv()
-                if number != _LOAD:
-                    with self._lock:
-                        replies = self._replies.get(number)
-                    if replies is not None:
-                        replies.put(value)
-                elif isinstance(value, LoadProgress):
-                    self._newest = value
-                    self._on_progress(value)
-                else:
-                    if isinstance(value, ModelInfo):
-                        self._info = value
-                    else:
-                        self.fault = value
-                    self._loaded.set()
+                self._take(*self._connection.recv())
+        except (EOFError, OSError):
+            pass  # it is gone, or about to be
+        except Exception:
+            log.debug("what the process sent cannot be read", exc_info=True)
+            self._child.kill()
         how = self._child.ended()
         with self._lock:
             if self.fault is None:
@@ -269,8 +283,25 @@ class _Process:
         for replies in waiting:
             replies.put(self.fault)
 
+    def _take(self, number: int, value: Any) -> None:
+        if number != _LOAD:
+            with self._lock:
+                replies = self._replies.get(number)
+            if replies is not None:
+                replies.put(value)
+        elif isinstance(value, LoadProgress):
+            self._newest = value
+            with contextlib.suppress(Exception):  # whoever shows it may have gone
+                self._on_progress(value)
+        else:
+            if isinstance(value, ModelInfo):
+                self._info, self._ran = value, True
+            else:
+                self.fault = value
+            self._loaded.set()
+
     def _epitaph(self, how: str) -> str:
-        kept = "what was said is kept, and the next message starts it again" if self._info else "nothing runs"
+        kept = "what was said is kept, and the next message starts it again" if self._ran else "nothing runs"
         return f"The process that runs {self._model} {how}; {kept}."
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import shutil
@@ -241,6 +242,23 @@ def test_a_rank_that_does_not_come_up(even: Path, tmp_path: Path, fault: str) ->
     assert ("was killed" in str(raised.value)) == (fault == "killed")
     assert time.monotonic() - began < 30
     assert all(gone(pid) for pid in (engine.pid, *ranks))
+
+
+def test_no_process_for_a_rank(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    popen, started = subprocess.Popen, []
+
+    def one_only(*args: Any, **more: Any) -> Any:
+        if started:
+            raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+        started.append(popen(*args, **more))
+        return started[0]
+
+    monkeypatch.setattr(subprocess, "Popen", one_only)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with pytest.raises(ModelError, match="Resource temporarily unavailable"):
+        open_local("demo", LoadOptions(parallel="tensor:3", device_map="cpu"))
+    assert started[0].poll() is not None
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -10,10 +11,12 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from glmchat.chat import Chat
+from glmchat.engine import process
 from glmchat.engine.base import CLOSED
 from glmchat.engine.memory import LoadOptions
 from glmchat.engine.worker import WorkerEngine
@@ -92,6 +95,12 @@ def test_what_a_dying_process_says_is_told(engine: WorkerEngine) -> None:
     assert "was ended by SIGABRT" in kill_in_the_answer(Chat(engine, options=GREEDY), engine, signal.SIGABRT)
 
 
+def test_a_signal_without_a_name(engine: WorkerEngine) -> None:
+    number = signal.SIGRTMIN + 6
+    assert f"was ended by signal {number}" in kill_in_the_answer(Chat(engine, options=GREEDY), engine, number)
+    assert text(ask(engine, tiny.HELLO.question), AnswerDelta) == "Hello! How can I help you?"
+
+
 def test_killed_between_two_turns(engine: WorkerEngine) -> None:
     name = engine.wait().name
     pid = engine.pid
@@ -124,6 +133,83 @@ def test_the_load_of_another_process_can_be_left(engine: WorkerEngine) -> None:
         cancel.set()
     assert done(seen).finish_reason == "interrupted"
     assert text(ask(engine, tiny.HELLO.question), AnswerDelta) == "Hello! How can I help you?"
+
+
+def test_a_load_that_nobody_can_be_shown(tiny_glm: Path) -> None:
+    def gone_terminal(_: LoadProgress) -> None:
+        raise BrokenPipeError
+
+    with WorkerEngine(str(tiny_glm), on_progress=gone_terminal) as engine:
+        assert engine.wait()
+
+
+def test_no_process_to_be_had(engine: WorkerEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when there are too many, or memory is short."""
+    descriptors = len(os.listdir("/proc/self/fd"))
+
+    def none_left(*_: object, **__: object) -> None:
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    os.kill(engine.pid, signal.SIGKILL)
+    assert gone(engine.pid)
+    with monkeypatch.context() as patch:
+        patch.setattr(subprocess, "Popen", none_left)
+        for _ in range(3):
+            with pytest.raises(ModelError, match="cannot be started: Resource temporarily unavailable"):
+                ask(engine, tiny.HELLO.question)
+        with pytest.raises(ModelError, match="cannot be started"):
+            WorkerEngine("demo")
+    assert len(os.listdir("/proc/self/fd")) <= descriptors
+    assert text(ask(engine, tiny.HELLO.question), AnswerDelta) == "Hello! How can I help you?"
+
+
+def test_while_it_is_loaded_again_nothing_is_rendered(engine: WorkerEngine) -> None:
+    os.kill(engine.pid, signal.SIGKILL)
+    assert gone(engine.pid)
+    question = Conversation([{"role": "user", "content": tiny.HELLO.question}])
+    events = engine.generate(question, options=GREEDY)
+    assert isinstance(next(events), LoadProgress)
+    with pytest.raises(ModelError, match="is being loaded again"):
+        engine.render(question)
+    assert done(events).message.content == "Hello! How can I help you?"
+    assert engine.render(question).ids
+
+
+def test_killed_while_it_is_loaded_again(engine: WorkerEngine) -> None:
+    os.kill(engine.pid, signal.SIGKILL)
+    for _ in range(2):
+        assert gone(engine.pid)
+        events = engine.generate(Conversation([{"role": "user", "content": "x"}]), options=GREEDY)
+        assert isinstance(next(events), LoadProgress)
+        os.kill(engine.pid, signal.SIGKILL)
+        with pytest.raises(ModelError, match="the next message starts it again"):
+            list(events)
+
+
+def test_closed_while_another_process_is_started(
+    engine: WorkerEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.kill(engine.pid, signal.SIGKILL)
+    assert gone(engine.pid)
+    popen, closing = subprocess.Popen, threading.Thread(target=engine.close)
+
+    def slow(*args: Any, **more: Any) -> Any:
+        closing.start()
+        time.sleep(0.3)
+        return popen(*args, **more)
+
+    monkeypatch.setattr(subprocess, "Popen", slow)
+    with pytest.raises(ModelError, match=CLOSED):
+        ask(engine, tiny.HELLO.question)
+    closing.join()
+    assert gone(engine.pid)
+
+
+def test_a_process_that_does_not_end_is_ended(engine: WorkerEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "ENDING_S", 0.5)
+    os.kill(engine.pid, signal.SIGSTOP)
+    engine.close()
+    assert not Path(f"/proc/{engine.pid}").exists(), "and its memory is free"
 
 
 def test_a_turn_that_is_left_stops_soon_and_the_next_is_not_disturbed(shared: WorkerEngine) -> None:
