@@ -80,7 +80,8 @@ class Decoding:
     def prefill(self, cancelled: Callable[[], bool], *, chunk: int | None = None) -> Iterator[int]:
         """Compute what the cache lacks of the prompt, `chunk` tokens at once; yields how many are done."""
         while (done := len(self.branch.ids)) < len(self._prompt) and not cancelled():
-            part = list(self._prompt[done : done + (chunk or self._decoder.chunk)])
+            most = min(chunk or self._decoder.chunk, self._decoder.chunk)
+            part = list(self._prompt[done : done + most])
             try:
                 with self._loaded.stoppable(cancelled):
                     _, states = self._forward(self._loaded.ids(part), part)
@@ -88,7 +89,7 @@ class Decoding:
                 self.branch.mend()
                 return
             except self._loaded.out_of_memory:
-                if len(part) <= CHUNK_AHEAD:
+                if len(part) <= CHUNK_AHEAD or not is_croppable(self.branch.cache):
                     raise
                 fits = False
             else:

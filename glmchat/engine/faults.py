@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import traceback
 from collections.abc import Iterator
 
 from ..errors import GlmChatError, ModelError
@@ -60,6 +61,13 @@ def one_line(name: str, doing: str) -> Iterator[None]:
         raise
     except Exception as e:
         raise ModelError(explain(name, e, doing)) from e
+
+
+def forget_frames(error: BaseException | None) -> None:
+    """Let go of what the frames hold that an error and its causes came through: it may live for long."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
 
 
 def _short(text: str) -> str:

@@ -11,6 +11,7 @@ import inspect
 import logging
 import shutil
 import tempfile
+import threading
 import warnings
 import weakref
 from collections import Counter, deque
@@ -42,6 +43,7 @@ from .weights import active_bytes
 SMALL = 1 << 26
 """Bytes of weights that one CPU thread runs as fast as several, which mostly wait for each other; for long
 where something else wants the CPU as well."""
+_ALONE = threading.RLock()
 _AHEAD = 2
 """Layers of a prompt that a GPU is sent before it needs them, so that it never waits."""
 
@@ -291,9 +293,9 @@ class LoadedModel:
         return next(self._paging, False) is None
 
     def _page(self) -> Iterator[None]:
-        address, plain = self._torch.ops.mkldnn.data_ptr, self._torch.nn.Parameter
+        packed, plain = self._torch.ops.mkldnn, self._torch.nn.Parameter  # some builds have none packed
         usual = [t for t in self.weights() if type(t) is plain and t.device.type == "cpu"]
-        yield from onto_huge_pages([address(t) if t.is_mkldnn else t.data_ptr() for t in usual])
+        yield from onto_huge_pages([packed.data_ptr(t) if t.is_mkldnn else t.data_ptr() for t in usual])
         yield from pin(self._model, self._on_close.callback)
 
     def join(self, states: Any, more: Any) -> Any:
@@ -456,19 +458,18 @@ def _check_complete(name: str, info: dict[str, Any]) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the libraries' own warnings off the terminal unless glmchat itself logs at debug level."""
-    if logging.getLogger("glmchat").isEnabledFor(logging.DEBUG):
-        yield
-        return
-    # Not by the loggers' levels: transformers sets its own when it is first imported, which is in here.
-    before = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
+    """Keep the libraries' own warnings off the terminal unless glmchat itself logs at debug level.
+
+    One thread at a time: that, and the imports that go on inside, is the whole process's.
+    """
+    with _ALONE, contextlib.ExitStack() as undo:
+        if not logging.getLogger("glmchat").isEnabledFor(logging.DEBUG):
+            # Not by the loggers' levels: transformers sets its own when it is first imported, in here.
+            undo.callback(logging.disable, logging.root.manager.disable)
+            logging.disable(logging.CRITICAL)
+            undo.enter_context(warnings.catch_warnings())
             warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
+        yield
 
 
 @contextlib.contextmanager

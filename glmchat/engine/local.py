@@ -22,7 +22,7 @@ from ..glm.encode import Prompt, PromptEncoder
 from ..messages import Conversation
 from .base import CLOSED, GenerationOptions, ModelInfo, ready
 from .decode import Decoder
-from .faults import one_line
+from .faults import forget_frames, one_line
 from .loading import load_model
 from .memory import LoadOptions
 from .outbox import Outbox
@@ -196,6 +196,7 @@ class LocalEngine:
                 runner, self._info = load()
                 self._runner = runner
         except GlmChatError as e:
+            forget_frames(e)  # which hold what was loaded
             self._fault = e
             return
         finally:
@@ -225,12 +226,20 @@ class LocalEngine:
             try:
                 return self._todo.take(idle_s)
             except TimeoutError:
-                if runner.page_more():
-                    idle_s = 0
-                    continue
-                self.compiling = True
-                idle_s = 0 if runner.compile_more() else None
-                self.compiling = False
+                idle_s = 0 if self._improve(runner) else None
+
+    def _improve(self, runner: TurnRunner) -> bool:
+        """Do the next part of it. False: there is none left, or it failed, which must cost no turn."""
+        try:
+            if runner.page_more():
+                return True
+            self.compiling = True
+            return runner.compile_more()
+        except Exception:
+            log.debug("what is done while nobody asks failed", exc_info=True)
+            return False
+        finally:
+            self.compiling = False
 
     def _read_ahead(self, runner: TurnRunner, ahead: Ahead) -> None:
         try:

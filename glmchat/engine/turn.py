@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import time
-import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -31,6 +30,7 @@ from ..messages import Message
 from .base import GenerationOptions
 from .decode import Decoder, Decoding
 from .detokenize import Detokenizer
+from .faults import forget_frames
 from .loading import LoadedModel
 from .outbox import Outbox
 from .sampling import Sampler
@@ -91,7 +91,7 @@ class TurnRunner:
             with self._loaded.inference():
                 decoding, reason = self._decode(turn, prompt.ids, answer, budget)
         except Exception as e:
-            traceback.clear_frames(e.__traceback__)  # they hold the KV cache for as long as the error lives
+            forget_frames(e)  # which hold the KV cache
             self._loaded.free_memory()
             raise
         if reason == "length" and budget != limit:
@@ -187,7 +187,9 @@ class TurnRunner:
         for done in decoding.prefill(cancelled):
             turn.outbox.put(PrefillProgress(done, len(prompt)))
             turn.outbox.flush()
-        if len(decoding.branch.ids) == len(prompt):
+        if budget is not None and budget <= 0:
+            reason = "length"
+        elif len(decoding.branch.ids) == len(prompt):
             with loaded.decoding():
                 for token_id in decoding.tokens(sample, budget):
                     if token_id in eos:

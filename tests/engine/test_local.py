@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -13,12 +16,14 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from glmchat.chat import Chat
-from glmchat.engine import decode
+from glmchat.engine import decode, local
 from glmchat.engine.base import GenerationOptions
 from glmchat.engine.loading import LoadedModel
 from glmchat.engine.local import LocalEngine, open_local
+from glmchat.engine.memory import LoadOptions
 from glmchat.errors import ModelError, TemplateError
 from glmchat.events import LoadProgress, PrefillProgress, PromptReady, TurnsDropped
 from glmchat.messages import Conversation, Message
@@ -231,27 +236,123 @@ def test_cancel_between_two_layers_of_a_prefill(tiny_glm: Path) -> None:
         assert before.finish_reason == "stop"
 
 
+def no_memory_for_more_than(room: int, engine: LocalEngine) -> list[int]:
+    """In the second layer; how many tokens were tried."""
+    tried: list[int] = []
+
+    def full(_: object, inputs: tuple[torch.Tensor, ...]) -> None:
+        tried.append(inputs[0].shape[1])
+        if tried[-1] > room:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    assert engine._runner is not None
+    engine._runner._loaded._model.model.layers[1].register_forward_pre_hook(full)
+    return tried
+
+
+def test_what_is_read_ahead_is_halved_as_well(tiny_glm: Path) -> None:
+    """And a turn that waits for it does not wait for ever."""
+    long = Conversation([{"role": "user", "content": "word " * 200}])
+    with open_local(str(tiny_glm)) as engine:
+        assert engine._runner is not None
+        decoder = engine._runner._decoder
+        decoder.chunk_ahead = decode.CHUNK_AHEAD_HYBRID
+        tried = no_memory_for_more_than(100, engine)
+        engine.prepare(long, options=GREEDY)
+        until = time.monotonic() + 20
+        while not tried and time.monotonic() < until:
+            time.sleep(0.01)
+        assert done(engine.generate(long, options=GREEDY)).finish_reason == "stop"
+        assert sum(count > 100 for count in tried) < 8
+        assert decoder.chunk <= 100
+
+
+def test_a_cache_that_cannot_be_cut_is_not_tried_again(tiny_glm: Path, tmp_path: Path) -> None:
+    """What the first layer has taken in would stay there."""
+    from transformers import MistralConfig, MistralForCausalLM
+
+    folder = Path(shutil.copytree(tiny_glm, tmp_path / "sliding"))
+    known = json.loads((folder / "tokenizer.json").read_text())
+    size = len(known["model"]["vocab"]) + len(known["added_tokens"])
+    shape = {"hidden_size": 64, "intermediate_size": 64, "num_attention_heads": 2, "num_key_value_heads": 1}
+    config = MistralConfig(vocab_size=size, num_hidden_layers=2, sliding_window=512, **shape)
+    MistralForCausalLM(config).save_pretrained(folder)
+    with open_local(str(folder)) as engine:
+        tried = no_memory_for_more_than(100, engine)
+        with pytest.raises(ModelError, match="does not fit in memory"):
+            ask(engine, "word " * 200)
+        assert len(tried) == 1
+        assert done(ask(engine, "word", options=GenerationOptions(max_tokens=2)))
+
+
+@pytest.mark.parametrize("idle", ["page_more", "compile_more"])
+def test_what_is_done_meanwhile_may_fail(tiny_glm: Path, idle: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    failed = threading.Event()
+
+    def fails(_: LoadedModel) -> bool:
+        failed.set()
+        raise RuntimeError("CUDA error")
+
+    monkeypatch.setattr(local, "IDLE_S", 0.05)
+    monkeypatch.setattr(LoadedModel, idle, fails)
+    with open_local(str(tiny_glm)) as engine:
+        assert failed.wait(20)
+        assert done(ask(engine, tiny.HELLO.question)).finish_reason == "stop"
+        assert not engine.compiling
+
+
+def test_a_load_that_fails_holds_no_weights(tiny_glm: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_glm, tmp_path / "torn"))
+    weights = load_file(folder / "model.safetensors")
+    del weights["model.norm.weight"]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    del weights
+
+    def held() -> int:
+        gc.collect()
+        return sum(t.nbytes for t in gc.get_objects() if isinstance(t, torch.nn.Parameter))
+
+    before = held()
+    engine = LocalEngine(str(folder))
+    with pytest.raises(ModelError, match="lacks weights"):
+        engine.wait()
+    engine.join()
+    assert held() == before
+
+
+def test_two_engines_load_at_once() -> None:
+    code = (
+        "import logging; from glmchat.engine.local import LocalEngine\n"
+        "engines = [LocalEngine('demo') for _ in range(2)]\n"
+        "for engine in engines: engine.wait()\n"
+        "assert logging.root.manager.disable == 0\n"
+        "for engine in engines: engine.close()"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=100)
+
+
+@pytest.mark.parametrize("speculate", ["off", "lookup"])
+def test_no_tokens_at_all(tiny_glm: Path, speculate: str) -> None:
+    with open_local(str(tiny_glm), LoadOptions(speculate=speculate)) as engine:
+        end = done(ask(engine, tiny.HELLO.question, options=GenerationOptions(max_tokens=0)))
+        assert (end.finish_reason, end.usage.completion_tokens, end.message.content) == ("length", 0, "")
+        assert done(ask(engine, tiny.HELLO.question)).usage.cached_tokens > 0, "but the prompt was read"
+
+
 @pytest.mark.parametrize("room", [100, decode.CHUNK_AHEAD, 20])
 def test_a_chunk_for_which_there_is_no_memory_is_halved(tiny_glm: Path, room: int) -> None:
-    """In the second layer, as the first has taken it into its part of the cache. Not below what is least."""
-    import torch
-
+    """The first layer has taken it into its part of the cache. Not below what is least."""
     long = Conversation([{"role": "user", "content": "word " * 200}])
     with open_local(str(tiny_glm)) as engine:
         expected = done(engine.generate(long, options=GREEDY)).message
     with open_local(str(tiny_glm)) as engine:
-        assert engine._runner is not None
-
-        def full(_: object, inputs: tuple[torch.Tensor, ...]) -> None:
-            if inputs[0].shape[1] > room:
-                raise torch.OutOfMemoryError("CUDA out of memory.")
-
-        engine._runner._loaded._model.model.layers[1].register_forward_pre_hook(full)
+        no_memory_for_more_than(room, engine)
         if room < decode.CHUNK_AHEAD / 2:
             with pytest.raises(ModelError, match="does not fit in memory"):
                 list(engine.generate(long, options=GREEDY))
             return
         assert done(engine.generate(long, options=GREEDY)).message == expected
+        assert engine._runner is not None
         assert room / 2 < engine._runner._decoder.chunk <= room
 
 
