@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import textwrap
@@ -26,7 +27,7 @@ def say(text: str) -> None:
             )
             for line in text.split("\n")
         )
-    with beside():
+    with beside(), contextlib.suppress(OSError):  # nobody can be told then, and the answer is not for it
         print(text, file=sys.stderr, flush=True)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 
+from ..errors import UsageError
 from ..settings import NONE, Settings
 from ..tools.reading import read_text
 from . import say as saying
@@ -27,11 +28,17 @@ def ask(settings: Settings) -> None:
         print(f"{sanitize(shown).rstrip()}\n", file=sys.stderr)
         try:
             answer = input(question)
-        except (EOFError, KeyboardInterrupt):
+        except EOFError:
             answer = ""
             print()
     if answer.strip().lower() in ("y", "yes"):
-        trust().add(path, text)
+        try:
+            trust().add(path, text)
+        except OSError as e:
+            raise UsageError(
+                f"It cannot be remembered that {path} is trusted: {e.strerror or e}; "
+                "mend that, or leave its tools out with --tools none."
+            ) from None
 
 
 def warn(settings: Settings) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import tempfile
 from pathlib import Path
 
 
@@ -19,6 +21,11 @@ def add_state(file: Path, key: str, value: str) -> None:
     """Remember one more. Raises OSError where that cannot be."""
     kept = {**read_state(file), key: value}
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    file.touch(mode=0o600)
-    file.chmod(0o600)
-    file.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+    with tempfile.NamedTemporaryFile("w", dir=file.parent, delete=False, encoding="utf-8") as new:
+        try:
+            new.write(json.dumps(kept, indent=1) + "\n")
+            new.flush()
+            os.replace(new.name, file)  # whole or not at all: the disk may be full
+        except OSError:
+            os.unlink(new.name)
+            raise

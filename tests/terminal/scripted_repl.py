@@ -5,6 +5,9 @@ python -m tests.terminal.scripted_repl NAME DELAY LOAD_SECONDS
 
 from __future__ import annotations
 
+import os
+import resource
+import signal
 import sys
 import threading
 
@@ -98,4 +101,7 @@ def main(name: str, delay: float, load_s: float) -> int:
 
 
 if __name__ == "__main__":
+    if largest := os.environ.get("GLMCHAT_TEST_LARGEST"):  # bytes of a file, as where the disk is full
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (int(largest),) * 2)
     sys.exit(main(sys.argv[1], float(sys.argv[2]), float(sys.argv[3])))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 
 import pexpect
@@ -27,6 +28,15 @@ def test_breaks_between_words_at_a_terminal(columns: int) -> None:
     assert " ".join(lines) == f"glmchat: {TEXT}"
     assert all(len(line) <= columns for line in lines if " " in line)
     assert len(lines) == 1 if columns == 200 else len(lines) > 1
+
+
+def test_a_full_disk_behind_stderr_is_nobody_s_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stderr", full)
+        say(TEXT)
+        monkeypatch.undo()
+        with contextlib.suppress(OSError):
+            full.close()
 
 
 def test_is_silent_where_stderr_was_closed(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 import threading
 import time
@@ -165,6 +166,23 @@ def test_what_is_remembered_is_so_in_its_folder(tmp_path: Path, monkeypatch: pyt
     monkeypatch.chdir(there)
     assert asked(None, No()) == (1, "The person did not allow this call.")
     assert asked(here, No()) == (0, "here\n"), "it says itself where it runs"
+
+
+def test_what_is_remembered_stays_where_the_disk_is_full(tmp_path: Path) -> None:
+    code = (
+        "import resource, signal, sys; from pathlib import Path; from glmchat.tools.state import add_state\n"
+        "file = Path(sys.argv[1]); add_state(file, 'first', 'a')\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (10, 10))\n"
+        "try: add_state(file, 'second', 'b')\n"
+        "except OSError: print('full')"
+    )
+    file = tmp_path / "state" / "allowed.json"
+    said = subprocess.run([sys.executable, "-c", code, str(file)], check=True, capture_output=True, text=True)
+    assert said.stdout == "full\n"
+    assert json.loads(file.read_text()) == {"first": "a"}
+    assert list(file.parent.iterdir()) == [file]
+    assert file.stat().st_mode & 0o777 == 0o600
 
 
 @pytest.mark.parametrize(
