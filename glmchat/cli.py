@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from . import settings as st
 from .errors import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_TERMINATED, GlmChatError, UsageError
+from .terminal.tty import ending_signals
 
 if TYPE_CHECKING:
     from .engine.base import Engine
@@ -65,7 +66,9 @@ class _Version(argparse.Action):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run glmchat with these arguments and return its exit code."""
-    signal.signal(signal.SIGTERM, _terminated)
+    for number in ending_signals():
+        signal.signal(number, _terminated)
+    _make_writable()
     words = sys.argv[1:] if argv is None else list(argv)
     try:
         return _run(words)
@@ -75,6 +78,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_PIPE
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
+    except OSError as e:  # of --version, say, where the disk is full
+        return _report(e)
     finally:
         if argv is None:  # the program ends: spare it a last collection through all that torch brought
             gc.freeze()
@@ -201,7 +206,7 @@ def _argument(kind: st.Kind) -> Callable[[str], Any]:
 
 def _run(words: list[str]) -> int:
     try:
-        if words[:1] == ["tools"] and len(words) > 1:
+        if words[:1] == ["tools"]:
             from .terminal import declarations
 
             return declarations.run(words[1:])
@@ -253,21 +258,21 @@ def _parse(parser: argparse.ArgumentParser, words: list[str]) -> argparse.Namesp
 def _bench(settings: st.Settings, args: argparse.Namespace) -> int:
     from .terminal import bench
 
-    _make_writable()
     return bench.run(settings, args.lengths, args.repeats, as_json=args.json)
 
 
 def _make_writable() -> None:
-    """Whatever stdout is, text can be written to it."""
+    """Whatever stdout and stderr are, text can be written to them."""
     if sys.stdout is None:
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # stdout was closed: lives as long as the program
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # it was closed: lives as long as the program
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a character the locale lacks must not end an answer
 
 
 def _dispatch(settings: st.Settings, args: argparse.Namespace) -> int:
-    _make_writable()
     plain = not (args.json or args.stream_json or args.print_prompt)
     talks = sys.stdin is not None and sys.stdin.isatty() and sys.stdout.isatty()
     if args.prompt is None and talks and plain:

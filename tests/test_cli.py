@@ -360,3 +360,37 @@ def test_help_and_version_cost_at_most_ten_empty_programs(option: str) -> None:
 
     ratios = [seconds("-m", "glmchat", option) / seconds("-c", "pass") for _ in range(7)]
     assert statistics.median(ratios) <= 10
+
+
+def test_a_full_disk_behind_version_is_one_line() -> None:
+    with open("/dev/full", "w") as full:
+        ran = subprocess.run(
+            [sys.executable, "-u", "-m", "glmchat", "--version"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    assert (ran.returncode, ran.stderr) == (1, "glmchat: No space left on device.\n")
+
+
+def test_help_in_a_locale_that_lacks_characters() -> None:
+    environ = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    ran = subprocess.run([sys.executable, "-m", "glmchat", "--help"], env=environ, capture_output=True)
+    assert ran.returncode == 0
+    assert b"usage: glmchat" in ran.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "code"), [(["-h"], 0), (["init", "--help"], 0), ([], 2), (["init", "-x"], 2), (["check"], 2)]
+)
+def test_how_tools_is_used(
+    words: list[str],
+    code: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["tools", *words]) == code
+    assert "Use glmchat tools check FILE" in "".join(capfd.readouterr())
+    assert list(tmp_path.iterdir()) == []

@@ -16,12 +16,15 @@ _USAGE = "Use glmchat tools check FILE …, or glmchat tools init [FILE]."
 
 def run(words: list[str]) -> int:
     """Do what the words behind `glmchat tools` say; returns the exit code. Raises UsageError."""
+    if {"-h", "--help"} & set(words):
+        print(_USAGE)
+        return EXIT_OK
     match words:
         case ["check", _, *_]:
             return max(_check(path) for path in words[1:])
         case ["init"]:
             return _init("tools.json")
-        case ["init", path]:
+        case ["init", path] if not path.startswith("-"):
             return _init(path)
         case [name, *_] if name not in ("check", "init"):
             hint = nearest(name, ["check", "init"]) or "."

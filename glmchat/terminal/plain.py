@@ -27,6 +27,7 @@ from ..events import (
     TurnDone,
 )
 from ..messages import ToolCall
+from ..tools.approve import NOBODY
 from .interrupt import stops_on_ctrl_c
 from .sanitize import Sanitizer
 from .say import say
@@ -121,7 +122,9 @@ class _Notes:
             case ToolStarted(call):
                 self.line(f"runs {call_text(call)}")
             case ToolDone(ok=False):
-                self.line(f"{event.call.name}: {event.note or 'failed'}")
+                name, note = event.call.name, event.note or "failed"
+                more = f"; --allow {name} would, or --yes" if note.endswith(NOBODY) else ""
+                self.line(f"{name}: {note}{more}")
             case ToolCallBroken(raw):
                 self.line(f"the model wrote a broken tool call: {raw!r}")
 

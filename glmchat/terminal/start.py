@@ -150,11 +150,14 @@ def declarations(settings: Settings) -> Declarations:
         raise UsageError(clash)
     levels = list(named.values())
     if NONE not in settings.tools:
-        if text := trusted_text():
-            levels.append(read_declarations(str(project_file()), text))
         own = default_config_path().parent / "tools.json"
-        if own.is_file():
-            levels.append(read_declarations(str(own)))
+        try:
+            if text := trusted_text():
+                levels.append(read_declarations(str(project_file()), text))
+            if own.is_file():
+                levels.append(read_declarations(str(own)))
+        except UsageError as e:  # which nobody named
+            raise UsageError(f"{e} (--tools none starts without it.)") from None
     tools: dict[str, Tool] = {}
     servers: dict[str, Server] = {}
     for level in levels:

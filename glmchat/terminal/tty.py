@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import signal
 import sys
 import termios
 from collections.abc import Iterator
@@ -14,6 +15,12 @@ MOST_BYTES = 65536
 _IFLAG, _LFLAG = 0, 3
 _PASTE_OFF, _SHOW_CURSOR = "\x1b[?2004l", "\x1b[?25h"
 _LINES_ONLY = ("dumb", "unknown")
+
+
+def ending_signals() -> list[signal.Signals]:
+    """Those that end the program; that the terminal was closed does not under nohup."""
+    both = (signal.SIGTERM, signal.SIGHUP)
+    return [number for number in both if signal.getsignal(number) is not signal.SIG_IGN]
 
 
 def is_plain() -> bool:

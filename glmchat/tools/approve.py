@@ -15,6 +15,7 @@ from ..messages import ToolCall
 from .declare import Remote, Run, Server, Tool
 from .state import add_state, read_state
 
+NOBODY = "nobody is there to allow it"
 Remember: TypeAlias = Literal["once", "session", "always"]
 
 
@@ -81,7 +82,7 @@ class Approvals:
         if self._is_allowed(tool, key):
             return Yes()
         if self.ask is None:
-            return No("nobody is there to allow it")
+            return No(NOBODY)
         answer = self.ask(request)
         if isinstance(answer, Yes) and answer.remember != "once":
             self._session.add(key)
