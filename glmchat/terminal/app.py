@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 import threading
 import time
@@ -18,6 +19,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from queue import SimpleQueue
 
+from prompt_toolkit.application import run_in_terminal
+from prompt_toolkit.document import Document
 from prompt_toolkit.formatted_text import StyleAndTextTuples
 
 from ..chat import Chat
@@ -27,8 +30,8 @@ from ..events import Event, LoadProgress, ToolDone, TurnDone
 from ..tools.approve import Answer as ApprovalAnswer
 from ..tools.approve import No, Request, Yes
 from . import tty
-from .approval import CHOICES, read_answer, read_arguments, written_arguments
-from .attach import attach, not_attached
+from .approval import CHOICES, is_no, read_answer, read_arguments, written_arguments
+from .attach import attach, attached, not_attached
 from .commands import find_command, is_command, run_command
 from .completion import Commands
 from .early import GREETING, PROMPT, PROMPT_AT_ONCE
@@ -134,7 +137,8 @@ class App:
     async def _run(self, begin: Callable[[], str]) -> None:
         self._loop = asyncio.get_running_loop()
         self._loop.add_signal_handler(signal.SIGINT, self.ctrl_c)
-        self._loop.add_signal_handler(signal.SIGTERM, self._terminate)
+        for number in tty.ending_signals():
+            self._loop.add_signal_handler(number, self._terminate)
         self._screen.add(Note(GREETING))
         self._load.changed = self._inline.app.invalidate
         turns = threading.Thread(target=self._work, name="glmchat-turns", daemon=True)
@@ -149,6 +153,8 @@ class App:
             self.stop()
             self._messages.put(None)
             turns.join(_LEAVING_S)  # a tool that runs is ended, whatever it does
+            self.queued.clear()
+            self._take_in()
             self._screen.end()
             self._inline.write_last(self._screen.frame)
 
@@ -167,7 +173,7 @@ class App:
         if self._asked is not None and not is_command(text):
             self._answer(text)
         else:
-            self.buffer.append_to_history()
+            self._remember(text)
             self.buffer.reset()
             command = find_command(text) if is_command(text) else None
             at_once = command is not None and not command.waits
@@ -176,6 +182,12 @@ class App:
             else:
                 self.queued.append(text)
         self._draw_soon()
+
+    def _remember(self, text: str) -> None:
+        """For another day, when nobody knows any more what the words for pastes stood for."""
+        text, history = self._pastes.unfold(text), self.buffer.history
+        if history.get_strings()[-1:] != [text]:
+            history.append_string(text)
 
     def ctrl_c(self) -> None:
         if self.running is not None:
@@ -205,8 +217,12 @@ class App:
     def _answer(self, text: str) -> None:
         """The line answers whether a call may run."""
         assert self._asked is not None
+        text = self._pastes.unfold(text)
         self.buffer.reset()
         if self._editing:
+            if is_no(text):
+                self._editing = False
+                return None
             try:
                 return self._reply(Yes(arguments=read_arguments(text)))
             except ValueError as e:
@@ -231,6 +247,30 @@ class App:
 
     def paste(self, text: str) -> None:
         self.buffer.insert_text(self._pastes.fold(text))
+
+    def pasted_at(self, offset: int) -> tuple[int, int] | None:
+        """Where a word for a paste begins and ends that the character so far from the cursor is a part of."""
+        at = self.buffer.cursor_position + offset
+        return self._pastes.span(self.buffer.text, at) if at >= 0 else None
+
+    def erase(self, begin: int, end: int) -> None:
+        self.buffer.save_to_undo_stack()
+        self.buffer.document = Document(self.buffer.text[:begin] + self.buffer.text[end:], begin)
+
+    def unfold_pastes(self) -> None:
+        """The line holds their texts now, to be edited."""
+        self.buffer.save_to_undo_stack()
+        text = self._pastes.unfold(self.buffer.text)
+        self.buffer.document = Document(text, len(text))
+
+    def suspend(self) -> None:
+        """Stop, with all of the job, until the shell goes on with it."""
+
+        def stop() -> None:
+            os.kill(0, signal.SIGTSTP)
+            self._screen.leave_rows()  # the shell has written below them
+
+        run_in_terminal(stop)
 
     def fold(self) -> None:
         """Open or fold all thoughts and calls."""
@@ -282,17 +322,19 @@ class App:
 
     def _do(self, text: str) -> None:
         self._screen.add(Said(sanitize(text)))
+        if note := self._pastes.stray(text):
+            self._screen.add(Note(sanitize(note), "warning"))
         if is_command(text):
-            run_command(self, text)
+            run_command(self, self._pastes.unfold(text))
             self._read_ahead()
             return
         try:
-            message = attach(self._pastes.unfold(text))
+            message = attach(self._pastes.unfold(text), text)
         except GlmChatError as e:
             self._screen.add(Note(sanitize(str(e)), "fault"))
             self.draft(text)
             return
-        if note := not_attached(text):
+        for note in filter(None, (attached(text), not_attached(text))):
             self._screen.add(Note(sanitize(note)))
         self._typed[message] = text
         self.ask(message)
@@ -466,7 +508,7 @@ class App:
     def _notes(self) -> StyleAndTextTuples:
         lines: StyleAndTextTuples = []
         if self._editing:
-            lines.append(("class:asked", "  The arguments; Enter runs the call with them"))
+            lines.append(("class:asked", "  The arguments; Enter runs the call with them, n goes back"))
         elif self._asked is not None:
             lines.append(("class:asked", f"  Run {sanitize(self._asked.request.tool.name)}?  {CHOICES}"))
         lines += [("class:queued", f"  queued: {first_line(text, _QUEUED_CELLS)}") for text in self.queued]

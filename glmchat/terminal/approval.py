@@ -24,7 +24,11 @@ def read_answer(text: str) -> Answer | None:
         return Yes(remember)
     if word.lower() == "e":
         return None
-    return No("" if word.lower() in ("", "n", "no") else word)
+    return No("" if is_no(word) else word)
+
+
+def is_no(text: str) -> bool:
+    return text.strip().lower() in ("", "n", "no")
 
 
 def written_arguments(call: ToolCall) -> str:

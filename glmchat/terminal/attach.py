@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,13 +58,23 @@ def read_block(name: str) -> Block:
         raise UsageError(f"{name} is not UTF-8 at byte {e.start}; convert it first.") from None
 
 
-def attach(text: str) -> str:
-    """The message with the files it mentions. What names no file here stays text: `@someone`, `@types/node`.
+def attach(text: str, typed: str | None = None) -> str:
+    """The message with the files that are mentioned in it; in what was `typed` of it, if that is not all.
 
-    Raises UsageError when a named file cannot be attached.
+    What names no file here stays text: `@someone`, `@types/node`. Raises UsageError when a named file cannot
+    be attached.
     """
-    names = dict.fromkeys(filter(None, map(_named, _MENTION.finditer(text))))
+    names = _mentioned(text if typed is None else typed)
     return "\n\n".join([text, *(str(read_block(name)) for name in names)])
+
+
+def attached(text: str) -> str:
+    """A word to the person about the files that go along; "" where there is none."""
+    sizes = []
+    for name in _mentioned(text):
+        with contextlib.suppress(OSError):  # it has gone meanwhile
+            sizes.append(f"{name} ({size_text(Path(name).expanduser().stat().st_size)})")
+    return f"Attached: {', '.join(sizes)}." if sizes else ""
 
 
 def not_attached(text: str) -> str:
@@ -75,13 +86,17 @@ def not_attached(text: str) -> str:
     return f"{', '.join(names)}: no such file here, so {'it stays' if len(names) == 1 else 'they stay'} text."
 
 
+def _mentioned(text: str) -> list[str]:
+    return list(dict.fromkeys(filter(None, map(_named, _MENTION.finditer(text)))))
+
+
 def _named(mention: re.Match[str]) -> str | None:
     quoted, plain = mention.groups()
     if quoted:
         return str(quoted)
     for name in (plain, plain.rstrip(_AFTER_A_PATH)):
         try:
-            if name and Path(name).expanduser().exists():
+            if name and Path(name).expanduser().is_file():
                 return str(name)
         except (OSError, RuntimeError):  # a name too long for a path, a home that is nobody's
             continue

@@ -35,8 +35,19 @@ class Commands(Completer):
             for name in self._tools():
                 if name.startswith(begun[1]):
                     yield Completion(name, -len(begun[1]))
-        if path := re.search(r'(?<!\S)@"?([^"\s]*)$', before):
-            yield from self._path(path[1], complete_event)
+        if quoted := re.search(r'(?<!\S)@"([^"\n]*)$', before):
+            for path in self._path(quoted[1], complete_event):
+                yield _spelled(path, path.text, 0)
+        elif begun := re.search(r"(?<!\S)@([^\"\s]*)$", before):
+            for path in self._path(begun[1], complete_event):
+                name = begun[1] + path.text
+                yield _spelled(path, f'"{name}', -len(begun[1])) if " " in name else path
 
     def _path(self, begun: str, event: CompleteEvent) -> Iterable[Completion]:
         return self._paths.get_completions(Document(begun), event)
+
+
+def _spelled(path: Completion, text: str, begin: int) -> Completion:
+    """A path that may hold blanks, in quotes; those of a folder stay open."""
+    is_folder = path.display_text.endswith("/")
+    return Completion(text if is_folder else f'{text}"', begin, display=path.display)

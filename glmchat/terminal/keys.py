@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Protocol
 
-from prompt_toolkit.application import get_app
 from prompt_toolkit.buffer import Buffer
 from prompt_toolkit.filters import Condition, has_completions, is_searching
 from prompt_toolkit.input.ansi_escape_sequences import ANSI_SEQUENCES
@@ -31,11 +31,15 @@ class Desk(Protocol):
 
     def submit(self) -> None: ...
     def paste(self, text: str) -> None: ...
+    def pasted_at(self, offset: int) -> tuple[int, int] | None: ...
+    def erase(self, begin: int, end: int) -> None: ...
+    def unfold_pastes(self) -> None: ...
     def ctrl_c(self) -> None: ...
     def stop(self) -> None: ...
     def take_back(self) -> None: ...
     def fold(self) -> None: ...
     def clear_screen(self) -> None: ...
+    def suspend(self) -> None: ...
     def quit(self) -> None: ...
 
 
@@ -59,6 +63,14 @@ def bindings(desk: Desk) -> KeyBindings:
     @keys.add(Keys.BracketedPaste, filter=writing)
     def _paste(event: KeyPressEvent) -> None:
         desk.paste(event.data.replace("\r\n", "\n").replace("\r", "\n"))
+
+    def erase_word(event: KeyPressEvent, offset: int) -> None:
+        if span := desk.pasted_at(offset):
+            desk.erase(*span)
+
+    for key, offset in (("backspace", -1), ("delete", 0)):
+        behind = Condition(functools.partial(lambda offset: desk.pasted_at(offset) is not None, offset))
+        keys.add(key, filter=writing & behind)(functools.partial(erase_word, offset=offset))
 
     @keys.add("c-c", filter=writing)
     def _ctrl_c(event: KeyPressEvent) -> None:
@@ -91,10 +103,11 @@ def bindings(desk: Desk) -> KeyBindings:
 
     @keys.add("c-z")
     def _suspend(event: KeyPressEvent) -> None:
-        get_app().suspend_to_background()
+        desk.suspend()
 
     @keys.add("c-x", "c-e", filter=writing)
     def _edit(event: KeyPressEvent) -> None:
+        desk.unfold_pastes()
         desk.buffer.open_in_editor()
 
     return keys

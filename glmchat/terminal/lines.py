@@ -13,7 +13,7 @@ from ..errors import EXIT_OK, GlmChatError
 from ..events import ToolDone, TurnDone
 from ..tools.approve import Answer, No, Request, Yes
 from .approval import CHOICES, read_answer, read_arguments, written_arguments
-from .attach import attach, not_attached
+from .attach import attach, attached, not_attached
 from .commands import is_command, run_command
 from .early import GREETING, PROMPT
 from .interrupt import stops_on_ctrl_c
@@ -47,6 +47,7 @@ class Lines:
                     print()
                     self._do(text)
             except EOFError:
+                print()
                 break
             except KeyboardInterrupt:
                 print()
@@ -119,7 +120,7 @@ class Lines:
             message = attach(text)
         except GlmChatError as e:
             return self._print(Note(sanitize(str(e)), "fault"))
-        if note := not_attached(text):
+        for note in filter(None, (attached(text), not_attached(text))):
             self._print(Note(sanitize(note)))
         return self.ask(message)
 

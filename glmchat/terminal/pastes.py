@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+
 _LONG = 10  # lines
+_LIKE_A_WORD = re.compile(r"\[pasted \d+[^\]\n]{0,12}\]?")
 
 
 class Pastes:
@@ -13,7 +16,7 @@ class Pastes:
 
     def fold(self, text: str) -> str:
         """What goes into the line: a word for a long text, a short one as it is."""
-        lines = text.count("\n") + 1
+        lines = text.count("\n") + (not text.endswith("\n"))
         if lines <= _LONG:
             return text
         word = f"[pasted {lines} lines]"
@@ -29,3 +32,18 @@ class Pastes:
         for word, text in self._texts.items():
             line = line.replace(word, text)
         return line
+
+    def span(self, line: str, at: int) -> tuple[int, int] | None:
+        """Where the word begins and ends that the character at `at` is a part of."""
+        for word in self._texts:
+            begin = line.find(word, max(0, at - len(word) + 1))
+            if 0 <= begin <= at:
+                return begin, begin + len(word)
+        return None
+
+    def stray(self, line: str) -> str:
+        """A note about what looks like one of the words and stands for nothing; "" where there is none."""
+        for word in self._texts:
+            line = line.replace(word, "")
+        found = _LIKE_A_WORD.search(line)
+        return f"{found[0].rstrip()} stands for no pasted text, and is sent as it is." if found else ""

@@ -183,6 +183,10 @@ class Screen:
         """The terminal was cleared."""
         self._final, self._open, self._scrolled = [], [], False
 
+    def leave_rows(self) -> None:
+        """Something else has been written below them: they stay as they are."""
+        self._final, self._open, self._scrolled = [], [], True
+
     def frame(self, room: int) -> str:
         """What is new, in the place of what was open."""
         return self._up(self._open) + self._draw(self._entries[self._shown :]) + self._draw_open(room)

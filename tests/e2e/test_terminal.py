@@ -288,10 +288,15 @@ def test_ctrl_z_and_back(start: Start, tmp_path: Path) -> None:
         chat.wait_for(" echo ")
         assert " -echo " not in chat.text, "the shell has its echo"
         assert not chat.cursor_hidden
+        chat.send("echo of the shell\r")
+        chat.wait_for("\nof the shell")
         chat.send("fg\r")
         chat.wait_for(lambda text: "› half a line" in text and at_prompt(text))
         chat.send("\x03" * 2)
         chat.wait_for(lambda text: at_prompt(text) and ended(text) > 0)
+        chat.send("\x14")  # all of it is drawn again
+        chat.wait_for("all of it again")
+        assert "\nof the shell" in chat.text
         chat.send("\x03\x04")
         chat.wait_for(lambda text: text.endswith("shell>"))
         chat.send("exit\r")

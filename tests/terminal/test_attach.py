@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from glmchat.errors import UsageError
-from glmchat.terminal.attach import MAX_BYTES, attach, not_attached, read_block
+from glmchat.terminal.attach import MAX_BYTES, attach, attached, not_attached, read_block
 
 
 @pytest.fixture(autouse=True)
@@ -33,11 +33,25 @@ def test_a_path_may_end_a_sentence(here: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["@someone hello", "joe@a.txt", "npm i @types/node", "a @ b", "@~nobody-here/x"]
+    "text",
+    ["@someone hello", "joe@a.txt", "npm i @types/node", "a @ b", "@~nobody-here/x", "ask the @docs team"],
 )
 def test_what_names_no_file_stays_text(here: Path, text: str) -> None:
     (here / "a.txt").write_text("x")
+    (here / "docs").mkdir()
     assert attach(text) == text
+    assert attached(text) == ""
+
+
+def test_of_pasted_text_nothing_is_attached(here: Path) -> None:
+    (here / "a.txt").write_text("x")
+    assert attach("see @a.txt", "see [pasted 20 lines]") == "see @a.txt"
+    assert attach("see @a.txt\n@a.txt", "see @a.txt\n[pasted 20 lines]").count("```") == 2
+
+
+def test_what_goes_along_is_told(here: Path) -> None:
+    (here / "a b.txt").write_text("x" * 2000)
+    assert attached('see @"a b.txt" and @nothing.txt') == "Attached: a b.txt (2.0 kB)."
 
 
 def test_a_home_is_found(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,7 +78,7 @@ def test_missing_folders_and_devices_are_refused(here: Path) -> None:
     with pytest.raises(UsageError, match=r"There is no file no\.txt"):
         read_block("no.txt")
     with pytest.raises(UsageError, match="is no file but a folder"):
-        attach(f"list @{here}")
+        attach(f'list @"{here}"')
     os.mkfifo(here / "pipe")
     with pytest.raises(UsageError, match="is no file but a device"):
         read_block("pipe")

@@ -379,6 +379,57 @@ def test_a_long_paste_stands_as_a_word_and_is_sent_whole(start: Start) -> None:
     leave(chat)
 
 
+def test_a_word_for_a_paste_goes_as_a_whole(start: Start) -> None:
+    chat = start("talk")
+    chat.wait_for("thinking on")
+    chat.send("see ")
+    chat.paste("line\n" * 20)
+    chat.wait_for("› see [pasted 20 lines]")
+    chat.send("\x7f")
+    chat.wait_for(lambda text: "pasted" not in text)
+    chat.paste("line\n" * 20)
+    chat.wait_for("› see [pasted 20 lines]")
+    chat.send("\x1b[D" * 5 + "\x1b[3~now")  # Delete, inside it
+    chat.wait_for("› see now")
+    chat.send(" [pasted 9 lines]\r")
+    chat.wait_for("[pasted 9 lines] stands for no pasted text, and is sent as it is.")
+    chat.wait_for("Hello you.")
+    leave(chat)
+
+
+def test_pastes_are_whole_wherever_the_line_goes(start: Start, tmp_path: Path) -> None:
+    text = "\n".join(f"line {n}" for n in range(1, 13))
+    chat = start("talk")
+    chat.wait_for("thinking on")
+    chat.send("/system ")
+    chat.paste(text)
+    chat.send("\r")
+    chat.wait_for("The system message is set.")
+    chat.send("/system\r")
+    chat.wait_for("line 12")
+    chat.send("look: ")
+    chat.paste(text)
+    chat.send("\r")
+    chat.wait_for("first token")
+    leave(chat)
+    chat = start("talk")
+    chat.wait_for("thinking on")
+    chat.send("\x1b[A" + "\x1b[A")  # /quit was the newest
+    chat.wait_for("  line 12\n")
+    chat.send("\r")
+    chat.wait_for("Hello you.")
+    assert f"› look: {text}".replace("\n", "\n  ") in chat.text
+    leave(chat)
+
+
+def test_a_full_disk_costs_the_history_alone(start: Start) -> None:
+    chat = start("talk", env={"GLMCHAT_TEST_LARGEST": "1"})
+    chat.wait_for("thinking on")
+    chat.send("hi\r")
+    chat.wait_for("Hello you.")
+    leave(chat)
+
+
 def ask_for_weather(start: Start, **more: object) -> Terminal:
     chat = start("tools", **more)
     chat.send("weather?\r")
@@ -409,6 +460,10 @@ def test_a_call_is_refused_with_a_reason(start: Start) -> None:
 
 def test_the_arguments_of_a_call_are_changed(start: Start) -> None:
     chat = ask_for_weather(start)
+    chat.send("e\r")
+    chat.wait_for('› {"city": "Oslo"}')
+    chat.send("\x01\x0bno\r")
+    chat.wait_for(lambda text: text.count("Run get_weather?") == 1 and "The arguments;" not in text)
     chat.send("e\r")
     chat.wait_for('› {"city": "Oslo"}')
     chat.send("\x7f\r")  # without the brace at its end
@@ -466,6 +521,20 @@ def test_leaving_ends_a_tool_that_will_not_end(start: Start) -> None:
     chat.send("y\r")
     chat.wait_for("\n  waiting\n")
     leave(chat)
+    assert "▸ ⚙ wait(seconds=30) ✗ stopped by the person" in chat.text
+    assert running(STUBBORN) == []
+
+
+def test_closing_the_terminal_ends_a_tool(start: Start) -> None:
+    chat = ask_for_weather(start)
+    chat.send("n\r")
+    chat.wait_for("It is done.")
+    chat.send("wait\r")
+    chat.wait_for("Run wait?")
+    chat.send("y\r")
+    chat.wait_for("\n  waiting\n")
+    chat.kill(signal.SIGHUP)
+    assert chat.wait_end() == 143
     assert running(STUBBORN) == []
 
 
