@@ -26,3 +26,13 @@ def stops_on_ctrl_c(chat: Chat) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def interrupts() -> Iterator[None]:
+    """Within, SIGINT raises KeyboardInterrupt, as where a person is asked. For the main thread."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -16,7 +16,7 @@ from .approval import CHOICES, read_answer, read_arguments, written_arguments
 from .attach import attach, attached, not_attached
 from .commands import is_command, run_command
 from .early import GREETING, PROMPT
-from .interrupt import stops_on_ctrl_c
+from .interrupt import interrupts, stops_on_ctrl_c
 from .sanitize import sanitize
 from .screen import Looks, Screen, make_console
 from .transcript import Entry, Note
@@ -39,10 +39,12 @@ class Lines:
         """Talk until the person leaves; returns the exit code. Raises what loading raised."""
         self._print(Note(GREETING))
         _ = self.chat.engine.info
+        armed = False
         while not self._leaving:
             self.chat.prepare()
             try:
                 text = input(PROMPT)
+                armed = False
                 if text.strip():
                     print()
                     self._do(text)
@@ -51,6 +53,10 @@ class Lines:
                 break
             except KeyboardInterrupt:
                 print()
+                if armed:
+                    break
+                armed = True
+                self.say("Ctrl-C again leaves.")
         return EXIT_OK
 
     @property
@@ -102,6 +108,15 @@ class Lines:
     def _approve(self, request: Request) -> Answer:
         self._print(Note(sanitize(request_text(request)), "plain"))
         print(f"Run {sanitize(request.tool.name)}?  {CHOICES}")
+        try:
+            with interrupts():
+                return self._read_answer(request)
+        except KeyboardInterrupt:
+            print()
+            self.chat.cancel()
+            return No("the person stopped the turn")
+
+    def _read_answer(self, request: Request) -> Answer:
         try:
             answer = read_answer(input(PROMPT))
             if answer is not None:

@@ -664,3 +664,19 @@ def test_tools_on_a_dumb_terminal(start: Start) -> None:
     assert b"\x1b" not in chat.raw
     chat.send("/quit\r")
     assert chat.wait_end() == 0
+
+
+def test_ctrl_c_on_a_dumb_terminal(start: Start) -> None:
+    chat = start("tools", env={"TERM": "dumb"})
+    chat.wait_for("›")
+    chat.send("weather?\r")
+    chat.wait_for("Run get_weather?")
+    chat.send("\x03")
+    chat.wait_for("✗ not allowed: the person stopped the turn")
+    chat.wait_for(lambda text: text.endswith("›"))
+    chat.send("half\x03")
+    chat.wait_for("Ctrl-C again leaves.")
+    chat.wait_for(lambda text: text.endswith("›"))
+    chat.send("\x03")
+    assert chat.wait_end() == 0
+    assert "°C" not in chat.text
