@@ -106,8 +106,6 @@ class Lines:
         self._print()
 
     def _approve(self, request: Request) -> Answer:
-        self._print(Note(sanitize(request_text(request)), "plain"))
-        print(f"Run {sanitize(request.tool.name)}?  {CHOICES}")
         try:
             with interrupts():
                 return self._read_answer(request)
@@ -117,6 +115,8 @@ class Lines:
             return No("the person stopped the turn")
 
     def _read_answer(self, request: Request) -> Answer:
+        self._print(Note(sanitize(request_text(request)), "plain"))
+        print(f"Run {sanitize(request.tool.name)}?  {CHOICES}")
         try:
             answer = read_answer(input(PROMPT))
             if answer is not None:
