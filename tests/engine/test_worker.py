@@ -63,6 +63,15 @@ def engine(tiny_glm: Path) -> Iterator[WorkerEngine]:
     assert gone(engine.pid)
 
 
+def kill(engine: WorkerEngine) -> None:
+    """Kill its process, and wait until the engine knows."""
+    os.kill(engine.pid, signal.SIGKILL)
+    assert gone(engine.pid)
+    until = time.monotonic() + 20
+    while engine._process.fault is None and time.monotonic() < until:
+        time.sleep(0.01)
+
+
 def kill_in_the_answer(chat: Chat, engine: WorkerEngine, sign: int = signal.SIGKILL) -> str:
     """Ask, kill the engine when some of the answer is there; the fault, which `send` must raise."""
     turn = chat.send(tiny.COUNT.question)
@@ -150,8 +159,7 @@ def test_no_process_to_be_had(engine: WorkerEngine, monkeypatch: pytest.MonkeyPa
     def none_left(*_: object, **__: object) -> None:
         raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
 
-    os.kill(engine.pid, signal.SIGKILL)
-    assert gone(engine.pid)
+    kill(engine)
     with monkeypatch.context() as patch:
         patch.setattr(subprocess, "Popen", none_left)
         for _ in range(3):
@@ -164,8 +172,7 @@ def test_no_process_to_be_had(engine: WorkerEngine, monkeypatch: pytest.MonkeyPa
 
 
 def test_while_it_is_loaded_again_nothing_is_rendered(engine: WorkerEngine) -> None:
-    os.kill(engine.pid, signal.SIGKILL)
-    assert gone(engine.pid)
+    kill(engine)
     question = Conversation([{"role": "user", "content": tiny.HELLO.question}])
     events = engine.generate(question, options=GREEDY)
     assert isinstance(next(events), LoadProgress)
@@ -176,9 +183,8 @@ def test_while_it_is_loaded_again_nothing_is_rendered(engine: WorkerEngine) -> N
 
 
 def test_killed_while_it_is_loaded_again(engine: WorkerEngine) -> None:
-    os.kill(engine.pid, signal.SIGKILL)
+    kill(engine)
     for _ in range(2):
-        assert gone(engine.pid)
         events = engine.generate(Conversation([{"role": "user", "content": "x"}]), options=GREEDY)
         assert isinstance(next(events), LoadProgress)
         os.kill(engine.pid, signal.SIGKILL)
@@ -189,8 +195,7 @@ def test_killed_while_it_is_loaded_again(engine: WorkerEngine) -> None:
 def test_closed_while_another_process_is_started(
     engine: WorkerEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    os.kill(engine.pid, signal.SIGKILL)
-    assert gone(engine.pid)
+    kill(engine)
     popen, closing = subprocess.Popen, threading.Thread(target=engine.close)
 
     def slow(*args: Any, **more: Any) -> Any:
