@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import signal
 import threading
 import time
@@ -19,8 +18,6 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from queue import SimpleQueue
 
-from prompt_toolkit.application import run_in_terminal
-from prompt_toolkit.document import Document
 from prompt_toolkit.formatted_text import StyleAndTextTuples
 
 from ..chat import Chat
@@ -35,7 +32,7 @@ from .attach import attach, attached, not_attached
 from .commands import find_command, is_command, run_command
 from .completion import Commands
 from .early import GREETING, PROMPT, PROMPT_AT_ONCE
-from .history import open_history
+from .history import open_history, remember
 from .inline import Inline
 from .keys import bindings
 from .pastes import Pastes
@@ -99,7 +96,7 @@ class App:
         self._open_engine = open_engine
         self._model_before: str | None = None  # what to go back to when a model fails to load
         self._typed: dict[str, str] = {}  # a message as it was sent, with its files → as it was typed
-        self._pastes = Pastes()
+        self.pastes = Pastes()
         self._loaded = False
         self._code = EXIT_OK
         self._fault: Exception | None = None
@@ -173,7 +170,7 @@ class App:
         if self._asked is not None and not is_command(text):
             self._answer(text)
         else:
-            self._remember(text)
+            remember(self.buffer.history, self.pastes.unfold(text))
             self.buffer.reset()
             command = find_command(text) if is_command(text) else None
             at_once = command is not None and not command.waits
@@ -182,12 +179,6 @@ class App:
             else:
                 self.queued.append(text)
         self._draw_soon()
-
-    def _remember(self, text: str) -> None:
-        """For another day, when nobody knows any more what the words for pastes stood for."""
-        text, history = self._pastes.unfold(text), self.buffer.history
-        if history.get_strings()[-1:] != [text]:
-            history.append_string(text)
 
     def ctrl_c(self) -> None:
         if self.running is not None:
@@ -217,7 +208,7 @@ class App:
     def _answer(self, text: str) -> None:
         """The line answers whether a call may run."""
         assert self._asked is not None
-        text = self._pastes.unfold(text)
+        text = self.pastes.unfold(text)
         self.buffer.reset()
         if self._editing:
             if is_no(text):
@@ -245,32 +236,8 @@ class App:
         if self.queued:
             self.draft(self.queued.pop())
 
-    def paste(self, text: str) -> None:
-        self.buffer.insert_text(self._pastes.fold(text))
-
-    def pasted_at(self, offset: int) -> tuple[int, int] | None:
-        """Where a word for a paste begins and ends that the character so far from the cursor is a part of."""
-        at = self.buffer.cursor_position + offset
-        return self._pastes.span(self.buffer.text, at) if at >= 0 else None
-
-    def erase(self, begin: int, end: int) -> None:
-        self.buffer.save_to_undo_stack()
-        self.buffer.document = Document(self.buffer.text[:begin] + self.buffer.text[end:], begin)
-
-    def unfold_pastes(self) -> None:
-        """The line holds their texts now, to be edited."""
-        self.buffer.save_to_undo_stack()
-        text = self._pastes.unfold(self.buffer.text)
-        self.buffer.document = Document(text, len(text))
-
     def suspend(self) -> None:
-        """Stop, with all of the job, until the shell goes on with it."""
-
-        def stop() -> None:
-            os.kill(0, signal.SIGTSTP)
-            self._screen.leave_rows()  # the shell has written below them
-
-        run_in_terminal(stop)
+        self._inline.suspend(then=self._screen.leave_rows)  # the shell has written below them
 
     def fold(self) -> None:
         """Open or fold all thoughts and calls."""
@@ -322,14 +289,14 @@ class App:
 
     def _do(self, text: str) -> None:
         self._screen.add(Said(sanitize(text)))
-        if note := self._pastes.stray(text):
+        if note := self.pastes.stray(text):
             self._screen.add(Note(sanitize(note), "warning"))
         if is_command(text):
-            run_command(self, self._pastes.unfold(text))
+            run_command(self, self.pastes.unfold(text))
             self._read_ahead()
             return
         try:
-            message = attach(self._pastes.unfold(text), text)
+            message = attach(self.pastes.unfold(text), text)
         except GlmChatError as e:
             self._screen.add(Note(sanitize(str(e)), "fault"))
             self.draft(text)
@@ -349,7 +316,7 @@ class App:
         self._reading, self._read_at = None, self._loop.time()
         if self.running is None and self.info is not None:
             text = self.buffer.text
-            begun = "" if is_command(text) else self._pastes.unfold(text)
+            begun = "" if is_command(text) else self.pastes.unfold(text)
             self.chat.prepare(begun[:_LONGEST_AHEAD])
 
     def _turn_ended(self, ended: _TurnEnded) -> None:

@@ -23,6 +23,12 @@ def open_history() -> History:
     return _Kept(str(path))
 
 
+def remember(history: History, text: str) -> None:
+    """Add what was sent, but not the same twice in a row."""
+    if history.get_strings()[-1:] != [text]:
+        history.append_string(text)
+
+
 class _Kept(FileHistory):
     """A message is sent even where there is no room to remember it."""
 

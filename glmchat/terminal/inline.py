@@ -6,11 +6,13 @@ No alternate screen: what is written above scrolls into the terminal's own scrol
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from prompt_toolkit.application import Application
+from prompt_toolkit.application import Application, run_in_terminal
 from prompt_toolkit.buffer import Buffer
 from prompt_toolkit.completion import Completer
 from prompt_toolkit.filters import Condition, has_completions, is_searching
@@ -181,6 +183,15 @@ class Inline:
         """When the region is gone for good."""
         self.output.write_raw(draw(self.rows - 1).replace("\n", "\r\n"))
         self.output.flush()
+
+    def suspend(self, then: Callable[[], None]) -> None:
+        """Stop, with all of the job, until the shell goes on with it; `then` before anything is drawn."""
+
+        def stop() -> None:
+            os.kill(0, signal.SIGTSTP)
+            then()
+
+        run_in_terminal(stop)
 
     def clear(self) -> None:
         """An empty screen with the region at its top."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from ..chat import Chat
@@ -21,17 +21,14 @@ def stops_on_ctrl_c(chat: Chat) -> Iterator[None]:
         pressed = True
         chat.cancel()
 
-    before = signal.signal(signal.SIGINT, stop)
-    try:
+    with interrupts(stop):
         yield
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 @contextmanager
-def interrupts() -> Iterator[None]:
-    """Within, SIGINT raises KeyboardInterrupt, as where a person is asked. For the main thread."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+def interrupts(handler: Callable[..., object] = signal.default_int_handler) -> Iterator[None]:
+    """Within, SIGINT is for `handler`; by default it raises KeyboardInterrupt, as where a person is asked."""
+    before = signal.signal(signal.SIGINT, handler)
     try:
         yield
     finally:

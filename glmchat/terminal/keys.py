@@ -11,6 +11,8 @@ from prompt_toolkit.input.ansi_escape_sequences import ANSI_SEQUENCES
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.keys import Keys
 
+from .pastes import Pastes
+
 # Shift-Enter, from terminals that tell it from Enter, is Alt-Enter.
 for _sequence in ("\x1b[27;2;13~", "\x1b[13;2u"):
     ANSI_SEQUENCES[_sequence] = (Keys.Escape, Keys.ControlM)
@@ -20,6 +22,7 @@ class Desk(Protocol):
     """What keys may do."""
 
     buffer: Buffer
+    pastes: Pastes
     armed: bool
 
     @property
@@ -30,10 +33,6 @@ class Desk(Protocol):
     def queued(self) -> list[str]: ...
 
     def submit(self) -> None: ...
-    def paste(self, text: str) -> None: ...
-    def pasted_at(self, offset: int) -> tuple[int, int] | None: ...
-    def erase(self, begin: int, end: int) -> None: ...
-    def unfold_pastes(self) -> None: ...
     def ctrl_c(self) -> None: ...
     def stop(self) -> None: ...
     def take_back(self) -> None: ...
@@ -62,15 +61,21 @@ def bindings(desk: Desk) -> KeyBindings:
 
     @keys.add(Keys.BracketedPaste, filter=writing)
     def _paste(event: KeyPressEvent) -> None:
-        desk.paste(event.data.replace("\r\n", "\n").replace("\r", "\n"))
+        text = event.data.replace("\r\n", "\n").replace("\r", "\n")
+        desk.buffer.insert_text(desk.pastes.fold(text))
+
+    def word_at(offset: int) -> tuple[int, int] | None:
+        """The word for a paste that the character so far from the cursor is a part of."""
+        return desk.pastes.span(desk.buffer.text, desk.buffer.cursor_position + offset)
 
     def erase_word(event: KeyPressEvent, offset: int) -> None:
-        if span := desk.pasted_at(offset):
-            desk.erase(*span)
+        if span := word_at(offset):
+            begin, desk.buffer.cursor_position = span
+            desk.buffer.delete_before_cursor(desk.buffer.cursor_position - begin)
 
     for key, offset in (("backspace", -1), ("delete", 0)):
-        behind = Condition(functools.partial(lambda offset: desk.pasted_at(offset) is not None, offset))
-        keys.add(key, filter=writing & behind)(functools.partial(erase_word, offset=offset))
+        there = Condition(functools.partial(lambda offset: word_at(offset) is not None, offset))
+        keys.add(key, filter=writing & there)(functools.partial(erase_word, offset=offset))
 
     @keys.add("c-c", filter=writing)
     def _ctrl_c(event: KeyPressEvent) -> None:
@@ -107,7 +112,7 @@ def bindings(desk: Desk) -> KeyBindings:
 
     @keys.add("c-x", "c-e", filter=writing)
     def _edit(event: KeyPressEvent) -> None:
-        desk.unfold_pastes()
+        desk.buffer.text = desk.pastes.unfold(desk.buffer.text)
         desk.buffer.open_in_editor()
 
     return keys
