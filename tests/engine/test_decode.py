@@ -433,3 +433,10 @@ def test_lookup_guesses_what_followed_last_time() -> None:
     assert lookup.draft(8, 5) == [], "these were not followed by anything yet"
     lookup.read([2, 3], None)
     assert lookup.draft(4, 9) == [8, 8, 8, 2, 3], "the newest place"
+
+
+def test_lookup_knows_all_token_ids() -> None:
+    """Some are no characters that may be written, or stand for two of UTF-16."""
+    ids = [0, 55_296, 57_343, 65_536, 262_143]
+    lookup = Lookup([*ids, *ids[:-2]])
+    assert lookup.draft(ids[-2], 3) == [262_143, 0, 55_296]
