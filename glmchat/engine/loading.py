@@ -59,10 +59,9 @@ def load_model(
     Raises: UsageError for options that cannot be read; ModelError when the model is of a kind that
     transformers does not know, does not fit, or lacks weights. For `on_broken` see Ranks.
     """
-    device_map, max_memory = options.placement()
     on_progress(LoadProgress("importing torch and transformers"))
     with contextlib.ExitStack() as undo, _quiet(), one_line(checkpoint.name, "loading"):
-        if options.parallel != "off" and device_map == {"": "cpu"}:
+        if options.parallel != "off" and options.device_map == "cpu":
             hide_gpus()
         bring_torch()
         if options.parallel != "off":
@@ -73,7 +72,7 @@ def load_model(
                 model = _load_weights(checkpoint, options, config, on_progress, **share)
             return LoadedModel(model, undo.pop_all(), options.speculate, checkpoint.folder, ranks)
         config = _config(checkpoint, options)
-        device_map = place(checkpoint.folder, config, options)
+        device_map, max_memory = place(checkpoint.folder, config, options)
         offload_folder = _offload_folder(options.offload_dir)
         if offload_folder is not None:
             undo.callback(shutil.rmtree, offload_folder, ignore_errors=True)

@@ -17,7 +17,7 @@ from typing import Any
 
 from ..errors import GlmChatError, ModelError
 from ..events import Event, LoadProgress
-from ..glm.checkpoints import Checkpoint, choose_template, resolve
+from ..glm.checkpoints import Checkpoint, choose_template, resolve, with_weights
 from ..glm.encode import Prompt, PromptEncoder
 from ..messages import Conversation
 from .base import CLOSED, GenerationOptions, ModelInfo, ready
@@ -26,6 +26,7 @@ from .faults import forget_frames, one_line
 from .loading import load_model
 from .memory import LoadOptions
 from .outbox import Outbox
+from .placing import check_room
 from .progress import OnProgress
 from .ranks import OnBroken
 from .todo import Todo
@@ -295,14 +296,14 @@ class _Load:
         started = time.perf_counter()
         options = self.options
         checkpoint = resolve(
-            self.model,
-            revision=options.revision,
-            token=options.token,
-            offline=options.offline,
-            on_bytes=lambda done, total: self.on_progress(LoadProgress("downloading", done, total)),
+            self.model, revision=options.revision, token=options.token, offline=options.offline
         )
         template = choose_template(checkpoint, self.chat_template)
         encoder = PromptEncoder(checkpoint.tokenizer, template)
+        check_room(checkpoint, options)
+        checkpoint = with_weights(
+            checkpoint, lambda done, total: self.on_progress(LoadProgress("downloading", done, total))
+        )
         if ignored := checkpoint.ignored_settings:
             log.info("%s: not followed from generation_config.json: %s", self.model, ", ".join(ignored))
         loaded = load_model(checkpoint, options, self.on_progress, self.on_broken)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
 import resource
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -146,13 +146,27 @@ def free_memory() -> int:
     """
     available = _numbers(_PROC / "meminfo").get("MemAvailable")
     if available is None:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    free = [1024 * (available - _numbers(_PROC / "self" / "status").get("RssFile", 0))]
+        import psutil
+
+        return int(psutil.virtual_memory().available)
+    free = 1024 * (available - _numbers(_PROC / "self" / "status").get("RssFile", 0))
+    return max(0, min([free, *(limit - used for limit, used in _containers())]))
+
+
+def total_memory() -> int:
+    """Bytes of memory that this machine has, or this container may use, and of the disk to swap to."""
+    import psutil
+
+    total = min([psutil.virtual_memory().total, *(limit for limit, _ in _containers())])
+    return int(total + psutil.swap_memory().total)
+
+
+def _containers() -> Iterator[tuple[int, int]]:
+    """The limit of each that this process is in, and the bytes in use there, less what it would give up."""
     for folder, most, used, files in _CGROUPS:
         with contextlib.suppress(OSError, ValueError):  # not of this kind, or without a limit: "max"
             limit, now = (int((folder / name).read_text(encoding="ascii")) for name in (most, used))
-            free.append(limit - now + _numbers(folder / "memory.stat").get(files, 0))
-    return max(0, min(free))
+            yield limit, now - _numbers(folder / "memory.stat").get(files, 0)
 
 
 def _numbers(file: Path) -> dict[str, int]:

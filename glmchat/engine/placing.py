@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ModelError
+from ..glm.checkpoints import Checkpoint
+from .environ import bring_torch
 from .hybrid import experts_of
-from .memory import DeviceMap, LoadOptions
+from .memory import DeviceMap, LoadOptions, free_memory, total_memory
 
 log = logging.getLogger(__name__)
 
@@ -22,12 +24,34 @@ _SHARE = 0.92
 """Of a GPU's free memory; the rest is for what is computed there."""
 _CONTEXT = 32768
 """Tokens for whose KV cache room is left."""
+_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _MUCH = 4
 """Times what is on the disk: twice where BF16 becomes FP32, and room for all else."""
 
 
-def place(folder: Path, config: Any, options: LoadOptions) -> DeviceMap:
-    """The device map with which to load the checkpoint in `folder`: as asked for, or as planned here.
+def check_room(checkpoint: Checkpoint, options: LoadOptions) -> None:
+    """Raises ModelError where the weights fit nowhere, which is known before they are downloaded."""
+    needed = checkpoint.stored_bytes * _times(checkpoint.config, options.dtype)
+    room = total_memory()
+    if options.offload_dir is not None or needed <= room:
+        return
+    bring_torch()
+    import torch
+
+    if torch.cuda.is_available():
+        gpus = [torch.cuda.get_device_properties(n) for n in range(torch.cuda.device_count())]
+        room += sum(gpu.total_memory for gpu in gpus)
+    if needed > room:
+        raise ModelError(
+            f"The weights of {checkpoint.name} take {needed / 1e9:,.0f} GB, and this machine has "
+            f"{room / 1e9:,.0f} GB of memory; choose a smaller checkpoint, or name a folder for the rest "
+            "with --offload-dir: it is read from there for each token."
+        )
+
+
+def place(folder: Path, config: Any, options: LoadOptions) -> tuple[DeviceMap, dict[int | str, int] | None]:
+    """The device map with which to load the checkpoint in `folder`, as asked for or as planned here, and what
+    each device may hold.
 
     Raises: ModelError for a map, or a limit, that does not fit the model or this machine.
     """
@@ -37,12 +61,30 @@ def place(folder: Path, config: Any, options: LoadOptions) -> DeviceMap:
     _check_devices(device_map, most)
     if isinstance(device_map, str):
         if most is None and not torch.accelerator.is_available():
-            return {"": "cpu"}
+            return _place_on_cpu(config, options)
         if device_map == "auto" and torch.cuda.is_available() and (most or not _is_small(folder)):
-            return _plan(config, options, most) or device_map
+            return _plan(config, options, most) or device_map, most
     elif "" not in device_map:
         _check_modules(device_map, _on_meta(config, options))
-    return device_map
+    return device_map, most
+
+
+def _place_on_cpu(config: Any, options: LoadOptions) -> tuple[DeviceMap, dict[int | str, int] | None]:
+    """All of it, or, if there is a folder for the rest, as much as there is memory for."""
+    if options.offload_dir is not None:
+        model = _on_meta(config, options)
+        room = int(_SHARE * free_memory()) - _cache_bytes(model)
+        if _size(model) > room:
+            return "auto", {"cpu": max(0, room)}
+    return {"": "cpu"}, None
+
+
+def _times(config: dict[str, Any], dtype: str) -> float:
+    """How many bytes a byte on the disk becomes in memory, at least."""
+    stored = config.get("dtype") or config.get("torch_dtype")
+    if dtype == "auto" or stored not in _BYTES or "quantization_config" in config:
+        return 1
+    return _BYTES[dtype] / _BYTES[stored]
 
 
 def _is_small(folder: Path) -> bool:
@@ -63,7 +105,10 @@ def _plan(
     except Exception:  # a model with code of its own need not be made for that
         log.debug("the model's parts cannot be planned for", exc_info=True)
         return None
-    return plan_experts(model, get_max_memory(most), chosen=most is not None)
+    limits = get_max_memory(most)
+    if most is None:
+        limits["cpu"] = min(limits["cpu"], free_memory())  # of which a container may have less
+    return plan_experts(model, limits, chosen=most is not None)
 
 
 def _on_meta(config: Any, options: LoadOptions) -> Any:

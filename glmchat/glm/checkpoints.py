@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ModelError
-from .hub import BytesDone, Hub, is_hub_name
+from .hub import BytesDone, Repository, is_hub_name
 from .template import ChatTemplate
 
 if TYPE_CHECKING:
@@ -65,7 +65,8 @@ class Checkpoint:
 
     `name` is what the person gave. `chat_template` is the checkpoint's own, as jinja source.
     `special_tokens` maps `bos_token`, `eos_token` … to their text, as templates want them. `shards` holds
-    for each file of weights the bytes of its tensors by name; it is empty where no weights were asked for.
+    for each file of weights the bytes of its tensors by name; it is empty until there are weights.
+    `repository` is where it is downloaded from.
     """
 
     name: str
@@ -75,6 +76,7 @@ class Checkpoint:
     chat_template: str | None = None
     special_tokens: dict[str, str] = field(default_factory=dict)
     shards: tuple[dict[str, int], ...] = ()
+    repository: Repository | None = field(default=None, compare=False)
 
     @property
     def model_type(self) -> str:
@@ -93,6 +95,15 @@ class Checkpoint:
             if isinstance(value := self.config.get(key), int):
                 return value
         return 0
+
+    @property
+    def stored_bytes(self) -> int:
+        """Of all its weights on the disk; 0 where that is not known before they are downloaded."""
+        metadata = _json(self.folder / _INDEX, optional=True).get("metadata")
+        total = metadata.get("total_size") if isinstance(metadata, dict) else None
+        if isinstance(total, int | float):
+            return int(total)
+        return sum(file.stat().st_size for file in self.folder.glob("model*.safetensors"))
 
     @property
     def sampling(self) -> SamplingDefaults:
@@ -130,24 +141,16 @@ class Checkpoint:
 
 
 def resolve(
-    model: str,
-    *,
-    revision: str | None = None,
-    token: str | None = None,
-    offline: bool = False,
-    weights: bool = True,
-    on_bytes: BytesDone | None = None,
+    model: str, *, revision: str | None = None, token: str | None = None, offline: bool = False
 ) -> Checkpoint:
-    """The checkpoint that `model` names: `demo`, an existing folder, or a hub name `org/name`.
+    """The checkpoint that `model` names, without its weights: `demo`, an existing folder, or a hub name
+    `org/name`, whose small files are downloaded into the Hugging Face cache.
 
-    A hub checkpoint is downloaded into the Hugging Face cache first; its small files are checked before
-    any weights are fetched. `weights=False` needs only config, tokenizer and template.
-    Raises: ModelError, one line, when it is missing, broken, incomplete or of the wrong kind.
+    Raises: ModelError, one line, when it is missing, broken or of the wrong kind.
     """
     folder = DEMO_FOLDER if model == DEMO else Path(model).expanduser()
     if folder.is_dir():
-        checkpoint = _read(model, folder)
-        return _with_weights(checkpoint) if weights else checkpoint
+        return _read(model, folder)
     if folder.is_file():
         hint = " GGUF files are not loaded; use a safetensors checkpoint." if folder.suffix == ".gguf" else ""
         raise ModelError(f"--model {model} is a file; give the folder of a checkpoint.{hint}")
@@ -156,12 +159,36 @@ def resolve(
             f"--model {model} is neither an existing folder nor a hub name like zai-org/GLM-4.5-Air; "
             f"check the spelling, or try --model {DEMO}."
         )
-    hub = Hub(revision=revision, token=token, offline=offline)
-    checkpoint = _read(model, hub.download(model, _SMALL_FILES))
-    if not weights:
-        return checkpoint
-    hub.download(model, (*_SMALL_FILES, *_WEIGHT_FILES), on_bytes)
-    return _with_weights(checkpoint)
+    repository = Repository(model, revision, token, offline=offline)
+    return replace(_read(model, repository.download(_SMALL_FILES)), repository=repository)
+
+
+def with_weights(checkpoint: Checkpoint, on_bytes: BytesDone | None = None) -> Checkpoint:
+    """The same with its weights, which are downloaded if it is one of the hub's.
+
+    Missing, pickled, incomplete or truncated ones are refused by file names, headers and sizes alone. Raises:
+    ModelError, one line.
+    """
+    folder, name = checkpoint.folder, checkpoint.name
+    if checkpoint.repository is not None:
+        checkpoint.repository.download((*_SMALL_FILES, *_WEIGHT_FILES), on_bytes, checkpoint.stored_bytes)
+    index = folder / _INDEX
+    if index.is_file():
+        weight_map = _json(index).get("weight_map")
+        if not isinstance(weight_map, dict) or not weight_map:
+            raise ModelError(f"{index} has no weight_map; fetch the file again.")
+        shards = sorted({str(shard) for shard in weight_map.values()})
+        if missing := [s for s in shards if not (folder / s).is_file()]:
+            more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+            raise ModelError(
+                f"{name} lacks {missing[0]}{more} of its {len(shards)} shards; the copy or download is "
+                "incomplete, fetch it again."
+            )
+    elif (folder / "model.safetensors").is_file():
+        shards = ["model.safetensors"]
+    else:
+        raise ModelError(_no_weights(name, [p.name for p in folder.iterdir()]))
+    return replace(checkpoint, shards=tuple(_tensor_bytes(folder / shard) for shard in shards))
 
 
 def choose_template(checkpoint: Checkpoint, choice: str = "auto") -> ChatTemplate:
@@ -238,28 +265,6 @@ def _check_kind(name: str, folder: Path) -> None:
             "with a server such as llama.cpp."
         )
     raise ModelError(f"{name} has no config.json, so it is not a checkpoint; give the folder that holds one.")
-
-
-def _with_weights(checkpoint: Checkpoint) -> Checkpoint:
-    """Refuse missing, pickled, incomplete or truncated weights by file names, headers and sizes alone."""
-    folder, name = checkpoint.folder, checkpoint.name
-    index = folder / _INDEX
-    if index.is_file():
-        weight_map = _json(index).get("weight_map")
-        if not isinstance(weight_map, dict) or not weight_map:
-            raise ModelError(f"{index} has no weight_map; fetch the file again.")
-        shards = sorted({str(shard) for shard in weight_map.values()})
-        if missing := [s for s in shards if not (folder / s).is_file()]:
-            more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-            raise ModelError(
-                f"{name} lacks {missing[0]}{more} of its {len(shards)} shards; the copy or download is "
-                "incomplete, fetch it again."
-            )
-    elif (folder / "model.safetensors").is_file():
-        shards = ["model.safetensors"]
-    else:
-        raise ModelError(_no_weights(name, [p.name for p in folder.iterdir()]))
-    return replace(checkpoint, shards=tuple(_tensor_bytes(folder / shard) for shard in shards))
 
 
 def _no_weights(name: str, files: Iterable[str]) -> str:

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import re
+import shutil
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import ModelError
+from ..errors import GlmChatError, ModelError
+
+log = logging.getLogger(__name__)
 
 BytesDone = Callable[[int, int], None]
 """Called with (bytes done, bytes in all) while files are downloaded."""
+
+_SOON_S, _LATE_S = 3.0, 10.0
+"""How long the hub is waited for where the cache holds what is needed, and where it does not."""
 
 
 def is_hub_name(name: str) -> bool:
@@ -21,41 +27,43 @@ def is_hub_name(name: str) -> bool:
     return re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", name) is not None
 
 
-@dataclass(frozen=True, slots=True)
-class Hub:
-    """How to reach the hub. Without `token`, HF_TOKEN or the login kept by `hf auth login` is used."""
+class Repository:
+    """A checkpoint on the hub. Without `token`, HF_TOKEN or the login kept by `hf auth login` is used.
 
-    revision: str | None = None
-    token: str | None = None
-    offline: bool = False
+    All that is downloaded of it is of one commit, that which the hub names when it is first asked. A hub that
+    does not answer in time is as good as none: what is in the cache is used then.
+    """
 
-    def download(self, name: str, patterns: Iterable[str], on_bytes: BytesDone | None = None) -> Path:
-        """Bring the files that match `patterns` into the cache and return their folder.
+    def __init__(self, name: str, revision: str | None, token: str | None, *, offline: bool) -> None:
+        self._name = name
+        self._revision = revision
+        self._token = token or None
+        self._offline = offline
+        self._commit: str | None = None
+        self._silent = False
 
-        Raises: ModelError when the name is unknown, gated, unreachable, or offline and not cached.
+    def download(self, patterns: Iterable[str], on_bytes: BytesDone | None = None, size: int = 0) -> Path:
+        """Bring the files that match `patterns`, of `size` bytes if that is known, into the cache and return
+        their folder.
+
+        Raises: ModelError when the name is unknown, gated, unreachable, or offline and not cached, and when
+        the disk has no room.
         """
-        import huggingface_hub
         from huggingface_hub import constants, errors
 
-        offline = self.offline or constants.HF_HUB_OFFLINE
-        at = f" at revision {self.revision}" if self.revision else ""
+        name, patterns = self._name, list(patterns)
+        offline = self._offline or constants.HF_HUB_OFFLINE
+        at = f" at revision {self._revision}" if self._revision else ""
         try:
             with _quiet():
-                folder = huggingface_hub.snapshot_download(
-                    name,
-                    revision=self.revision,
-                    token=self.token or None,
-                    local_files_only=offline,
-                    allow_patterns=list(patterns),
-                    tqdm_class=_bar_class(on_bytes),
-                )
+                folder = self._snapshot(patterns, offline, on_bytes, size)
         except errors.GatedRepoError:
             raise ModelError(
                 f"{name} is gated: accept its terms at https://huggingface.co/{name}, then give --token or "
                 "set HF_TOKEN."
             ) from None
         except errors.RevisionNotFoundError:
-            raise ModelError(f"{name} has no revision {self.revision}; check --revision.") from None
+            raise ModelError(f"{name} has no revision {self._revision}; check --revision.") from None
         except errors.RepositoryNotFoundError:
             raise ModelError(
                 f"{name} was not found on the hub, or it is private; check the spelling, or give --token or "
@@ -69,12 +77,74 @@ class Hub:
             else:
                 why = "is not in the local cache and the hub cannot be reached; check the network"
             raise ModelError(f"{name}{at} {why}, or give a folder.") from None
-        except (OSError, errors.HfHubHTTPError) as e:
+        except GlmChatError:
+            raise
+        except Exception as e:  # of the system, the hub, or the library that speaks HTTP, whichever it is
             reason = (str(e).strip() or type(e).__name__).splitlines()[0]
             raise ModelError(
-                f"The download of {name}{at} failed ({reason}); try again, what came so far is kept."
+                f"The download of {name}{at} failed ({reason}); try again: files that came whole are kept."
             ) from e
-        return Path(folder)
+        self._commit = folder.name
+        return folder
+
+    def _snapshot(self, patterns: list[str], offline: bool, on_bytes: BytesDone | None, size: int) -> Path:
+        from huggingface_hub import snapshot_download
+
+        if self._commit is None and not offline:
+            self._silent = not self._answers(_SOON_S if self._cached(patterns) else _LATE_S)
+        if not offline and not self._silent:
+            self._check_disk(size)
+        return Path(
+            snapshot_download(
+                self._name,
+                revision=self._commit or self._revision,
+                token=self._token,
+                local_files_only=offline or self._silent,
+                allow_patterns=patterns,
+                tqdm_class=_bar_class(on_bytes),
+            )
+        )
+
+    def _cached(self, patterns: list[str]) -> bool:
+        from huggingface_hub import errors, snapshot_download
+
+        try:
+            snapshot_download(
+                self._name, revision=self._revision, local_files_only=True, allow_patterns=patterns
+            )
+        except errors.LocalEntryNotFoundError:
+            return False
+        return True
+
+    def _check_disk(self, size: int) -> None:
+        """Whether what is not there yet of so many bytes fits."""
+        from huggingface_hub import constants, file_download
+
+        cache = Path(constants.HF_HUB_CACHE)
+        blobs = cache / file_download.repo_folder_name(repo_id=self._name, repo_type="model") / "blobs"
+        whole = [blob for blob in blobs.glob("*") if blob.suffix != ".incomplete"]  # others begin anew
+        missing = size - sum(blob.stat().st_size for blob in whole)
+        disk = next(folder for folder in (cache, *cache.parents) if folder.exists())
+        if missing > (free := shutil.disk_usage(disk).free):
+            raise ModelError(
+                f"{self._name} takes {size / 1e9:,.0f} GB of the disk, and {cache} has {free / 1e9:,.0f} GB "
+                "left; make room there, or set HF_HOME to a folder on a larger disk."
+            )
+
+    def _answers(self, seconds: float) -> bool:
+        """Whether the hub does, whatever it says; the library would wait for it without end."""
+        from huggingface_hub import HfApi, errors
+
+        try:
+            HfApi(token=self._token).model_info(
+                self._name, revision=self._revision, timeout=seconds, expand=["sha"]
+            )
+        except (errors.HfHubHTTPError, errors.HFValidationError):
+            return True
+        except Exception:  # of the library that speaks HTTP, whichever it is
+            log.debug("the hub does not answer", exc_info=True)
+            return False
+        return True
 
 
 @contextlib.contextmanager
@@ -97,6 +167,7 @@ def _bar_class(on_bytes: BytesDone | None) -> type:
     class Bar(tqdm):  # type: ignore[misc]
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             kwargs["disable"] = False  # a disabled bar does not count
+            kwargs["file"] = io.StringIO()  # where it ends with a line of its own
             super().__init__(*args, **kwargs)
 
         def display(self, *args: Any, **kwargs: Any) -> None:

@@ -31,7 +31,7 @@ def run(settings: Settings, lengths: Sequence[int], repeats: int, *, as_json: bo
     model = settings.model or start.DEMO
     if lengths:  # before anything large is downloaded or loaded
         found = {name: getattr(settings, name) for name in ("revision", "token", "offline")}
-        choose_lengths(lengths, model, resolve(model, weights=False, **found).context_length)
+        choose_lengths(lengths, model, resolve(model, **found).context_length)
     load = LoadState()
     options = start.load_options(settings)
     with LocalEngine(model, options, chat_template=settings.chat_template, on_progress=load) as engine:

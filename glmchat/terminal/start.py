@@ -110,7 +110,6 @@ def print_prompt(settings: Settings, prompt: str) -> int:
         revision=settings.revision,
         token=settings.token,
         offline=settings.offline,
-        weights=False,
     )
     encoder = PromptEncoder(checkpoint.tokenizer, choose_template(checkpoint, settings.chat_template))
     messages = [Message("system", system)] if system is not None else []

@@ -12,11 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from glmchat.engine import placing
 from glmchat.engine.local import open_local
 from glmchat.engine.memory import LoadOptions, parse_device_map, parse_max_memory
+from glmchat.engine.placing import check_room
 from glmchat.errors import GlmChatError, ModelError, UsageError
 from glmchat.events import LoadProgress
+from glmchat.glm.checkpoints import resolve
 from glmchat.messages import Conversation
 from tests import tiny
 from tests.gpu import needs_gpu
@@ -60,6 +64,30 @@ def test_memory_limit_sends_weights_to_disk(tiny_glm: Path, tmp_path: Path) -> N
     device, text = answer(tiny_glm, max_memory="cpu=400KB", offload_dir=str(tmp_path))
     assert "disk" in device
     assert text == EXPECTED
+
+
+def test_what_memory_has_no_room_for_goes_to_the_disk(
+    tiny_glm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(placing, "free_memory", lambda: 1_000_000)
+    device, text = answer(tiny_glm, offload_dir=str(tmp_path))
+    assert device == "cpu + disk"
+    assert text == EXPECTED
+    monkeypatch.setattr(placing, "free_memory", lambda: 10_000_000)
+    assert answer(tiny_glm, offload_dir=str(tmp_path)) == ("cpu", EXPECTED)
+
+
+def test_weights_that_fit_nowhere(tiny_glm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    size = resolve(str(tiny_glm)).stored_bytes
+    monkeypatch.setattr(placing, "total_memory", lambda: size)
+    assert answer(tiny_glm)[1] == EXPECTED
+    monkeypatch.setattr(placing, "total_memory", lambda: size - 1)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ModelError, match=r"take 0 GB, and this machine has 0 GB .*--offload-dir"):
+        answer(tiny_glm)
+    checkpoint = resolve(str(tiny_glm))
+    check_room(checkpoint, LoadOptions(dtype="bfloat16"))  # they are in FP32, twice as large
+    check_room(checkpoint, LoadOptions(offload_dir="x"))
 
 
 @pytest.mark.parametrize("limit", [None, "cpu=400KB"])

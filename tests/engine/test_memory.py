@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
+import psutil
 import pytest
 
 from glmchat.engine import memory
-from glmchat.engine.memory import free_memory
+from glmchat.engine.memory import free_memory, total_memory
 
 KB, GB = 1 << 10, 1 << 30
 
@@ -55,9 +57,16 @@ def test_a_container_of_the_first_version(linux: Path) -> None:
 
 def test_elsewhere_the_system_is_asked(linux: Path, tmp_path: Path) -> None:
     (tmp_path / "proc" / "meminfo").unlink()
-    assert free_memory() > 0
+    assert 0 < free_memory() < total_memory()
 
 
 def test_here_it_is_no_more_than_there_is() -> None:
-    total = memory.os.sysconf("SC_PHYS_PAGES") * memory.os.sysconf("SC_PAGE_SIZE")
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     assert 0 < free_memory() < total
+
+
+def test_all_that_a_container_may_use(linux: Path) -> None:
+    everything = total_memory()
+    assert everything >= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    write(linux, memory_max=f"{GB}\n", memory_current=f"{GB // 2}\n", memory_stat="anon 7\n")
+    assert total_memory() == GB + psutil.swap_memory().total < everything

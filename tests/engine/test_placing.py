@@ -106,7 +106,8 @@ class TestPlace:
         monkeypatch.setattr(placing, "_CONTEXT", 16)
 
     def place(self, folder: Path, **options: Any) -> Any:
-        return place(folder, AutoConfig.from_pretrained(folder), LoadOptions(**options))
+        device_map, _ = place(folder, AutoConfig.from_pretrained(folder), LoadOptions(**options))
+        return device_map
 
     def test_experts_are_planned_for(self, tiny_glm: Path) -> None:
         placed = self.place(tiny_glm)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from glmchat.errors import EXIT_MODEL, ModelError
-from glmchat.glm.checkpoints import SamplingDefaults, choose_template, resolve
+from glmchat.glm.checkpoints import SamplingDefaults, choose_template, resolve, with_weights
 
 Spoil = Callable[[Path], Any]
 
@@ -100,7 +100,7 @@ def test_broken_checkpoint_is_refused_in_one_line(copy: Path, kind: str) -> None
     spoil, expected = BROKEN[kind]
     spoil(copy)
     with pytest.raises(ModelError) as caught:
-        resolve(str(copy))
+        with_weights(resolve(str(copy)))
     message = str(caught.value)
     assert expected in message
     assert "\n" not in message
@@ -132,7 +132,7 @@ def test_file_in_place_of_a_folder(tmp_path: Path) -> None:
 
 def test_weights_are_not_asked_for_to_print_a_prompt(copy: Path) -> None:
     (copy / "model.safetensors").unlink()
-    checkpoint = resolve(str(copy), weights=False)
+    checkpoint = resolve(str(copy))
     assert choose_template(checkpoint).render([{"role": "user", "content": "hi"}]).startswith("[gMASK]<sop>")
 
 
