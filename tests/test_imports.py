@@ -41,6 +41,7 @@ MAY_BE_HEAVY = {
     "engine/bandwidth.py",
     "engine/packing.py",
     "engine/native.py",
+    "engine/experts.py",
     "engine/fused.py",
     "engine/rotary.py",
     "engine/step.py",

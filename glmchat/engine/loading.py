@@ -25,6 +25,7 @@ from ..glm.checkpoints import Checkpoint
 from .attention import use_own_attention
 from .compiled import CompiledStep, plan_compiling
 from .environ import bring_torch
+from .experts import experts_packed
 from .faults import one_line
 from .fused import use_fused, whole_layers
 from .hybrid import compute_where_they_are, pin
@@ -124,7 +125,11 @@ def _load_weights(
 
     on_progress(LoadProgress("loading weights"))
     pages = FilePages(checkpoint.folder)
-    with tight_heap(), _weights_progress(checkpoint, on_progress, pages):
+    packs = (
+        placed.get("device_map") == {"": "cpu"} and options.compile != "on" and not options.trust_remote_code
+    )
+    packed = experts_packed(config.model_type) if packs else contextlib.nullcontext()
+    with tight_heap(), _weights_progress(checkpoint, on_progress, pages), packed:
         model, info = AutoModelForCausalLM.from_pretrained(
             checkpoint.folder,
             config=config,

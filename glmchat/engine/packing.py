@@ -38,8 +38,13 @@ def can_pack(model: Any) -> bool:
         model.dtype == torch.bfloat16
         and all(type(t) is torch.nn.Parameter and t.device.type == "cpu" for t in model.parameters())
         and not any(hasattr(module, "_hf_hook") for module in model.modules())
-        and (native.onednn_multiplies() or not native.packs())
+        and is_better()
     )
+
+
+def is_better() -> bool:
+    """Whether packed weights are multiplied with better on this CPU."""
+    return native.onednn_multiplies() or not native.packs()
 
 
 def is_packed(model: Any) -> bool:
@@ -60,15 +65,16 @@ def pack(model: Any, on_copied: Callable[[str], None] = lambda _: None) -> Itera
     for module in modules.values():  # experts first, while least is in memory
         for part in PARTS if _is_experts(module) else ():
             experts = module._parameters.pop(part)
-            setattr(module, part, nn.ParameterList(_packed(expert) for expert in experts.detach()))
+            apart = getattr(experts, "apart", None)
+            setattr(module, part, apart or nn.ParameterList(packed(expert) for expert in experts.detach()))
             yield
     for name, module in modules.items():
-        if type(module) is nn.Linear and _fits(module.weight):
+        if type(module) is nn.Linear and fits(module.weight):
             if not native.packs():
                 _tell(module.weight, module.weight, module.bias)
                 yield
             elif id(module.weight) not in shared:
-                module.weight = _packed(module.weight.detach(), module.bias)
+                module.weight = packed(module.weight.detach(), module.bias)
                 on_copied(f"{name}.weight")
                 yield
             _take_over(module)
@@ -85,7 +91,7 @@ def use_packed_experts(model: Any) -> None:
 
 def _is_experts(module: Any) -> bool:
     parts = [module._parameters.get(part) for part in PARTS]
-    return all(t is not None and t.ndim == 3 and _fits(t) for t in parts) and is_usual(module)
+    return all(t is not None and t.ndim == 3 and fits(t) for t in parts) and is_usual(module)
 
 
 def is_usual(module: Any) -> bool:
@@ -93,19 +99,21 @@ def is_usual(module: Any) -> bool:
     return bool(getattr(module, "has_gate", False)) and not any(getattr(module, n, False) for n in _UNUSUAL)
 
 
-def _fits(weight: Any) -> bool:
+def fits(weight: Any) -> bool:
+    """Whether it is in BF16, and not packed yet."""
     import torch
 
     return bool(weight.dtype == torch.bfloat16 and not weight.is_mkldnn)
 
 
-def _packed(weight: Any, bias: Any = None) -> Any:
+def packed(weight: Any, bias: Any = None) -> Any:
+    """A weight [outs, ins] as it is multiplied with; a parameter."""
     import torch
 
     lies = torch.ops.mkldnn._reorder_linear_weight(weight, 1) if native.packs() else weight
-    packed = torch.nn.Parameter(lies, requires_grad=False)
-    _tell(packed, weight, bias)
-    return packed
+    parameter = torch.nn.Parameter(lies, requires_grad=False)
+    _tell(parameter, weight, bias)
+    return parameter
 
 
 def _tell(packed: Any, weight: Any, bias: Any) -> None:

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, DynamicCache
+from transformers import AutoModelForCausalLM, DynamicCache, conversion_mapping
 
 from glmchat.engine import native, packing
+from glmchat.engine.experts import experts_packed
 from glmchat.engine.local import open_local
 from glmchat.engine.memory import LoadOptions
 from glmchat.engine.packing import can_pack, is_packed, pack, use_packed_experts
@@ -31,9 +32,15 @@ def only_where_it_is_done() -> None:
         pytest.skip("neither oneDNN nor a kernel of ours multiplies BF16 on this CPU")
 
 
-@pytest.fixture
-def packed() -> Any:
-    model = plain()
+@pytest.fixture(params=["loaded", "as it is loaded"])
+def packed(request: pytest.FixtureRequest) -> Any:
+    if request.param == "loaded":
+        model = plain()
+    else:
+        with experts_packed("glm4_moe"):
+            model = plain()
+        experts = model.model.layers[1].mlp.experts
+        assert experts.gate_up_proj.untyped_storage().nbytes() == 2, "it stands for those that are apart"
     assert len(list(pack(model))) > 40
     use_packed_experts(model)
     return model
@@ -123,3 +130,36 @@ def test_the_engine_packs_what_it_loads() -> None:
     with open_local("demo", LoadOptions(device_map="cpu", dtype="float32")) as engine:
         weights = engine.lend(lambda decoder, *_: decoder.loaded.weights())
         assert not any(t.is_mkldnn or hasattr(t, "native") for t in weights)
+
+
+class TestLoadedPacked:
+    def test_the_same_weights(self) -> None:
+        with experts_packed("glm4_moe"):
+            apart = plain()
+        for _ in pack(apart):
+            pass
+        usual = plain()
+        for _ in pack(usual):
+            pass
+        for ours, theirs in zip(apart.parameters(), usual.parameters(), strict=True):
+            assert ours.shape == theirs.shape
+            assert torch.equal(*((t.to_dense() if t.is_mkldnn else t) for t in (ours, theirs)))
+
+    def test_what_cannot_be_packed_is_loaded_as_ever(self) -> None:
+        with experts_packed("glm4_moe"):
+            exact = plain(dtype="float32")
+        for ours, theirs in zip(exact.parameters(), plain(dtype="float32").parameters(), strict=True):
+            assert torch.equal(ours, theirs)
+
+    def test_transformers_is_as_before(self) -> None:
+        def steps() -> set[str]:
+            mapping = conversion_mapping.get_checkpoint_conversion_mapping("glm4_moe")
+            return {type(step).__name__ for entry in mapping for step in entry.operations}
+
+        usual = steps()
+        with experts_packed("glm4_moe"):
+            assert steps() == {"PackApart"}
+        assert steps() == usual == {"MergeModulelist", "Concatenate"}
+        assert "glm4_moe" not in conversion_mapping.USER_REGISTERED_MAPPINGS
+        with experts_packed("llama"), experts_packed("no such model"):
+            assert not conversion_mapping.USER_REGISTERED_MAPPINGS
