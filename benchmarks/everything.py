@@ -21,6 +21,7 @@ COMMANDS = (
     "cancel",
     "speculate",
     "speculate --by lookup",
+    "load",
     "memory",
     "render",
     "busy",

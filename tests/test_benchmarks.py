@@ -63,6 +63,7 @@ def runs(request: pytest.FixtureRequest) -> Iterator[dict[Arguments, Future[Done
             ("memory", "--model", "demo", "--turns", "20", "--repeats", "1"),
             ("peak of a load", "20 turns ÷ 2 ", "20 turns ÷ 10"),
         ),
+        (("load", "--model", "demo", "--repeats", "1"), ("demo: load ÷ from_pretrained",)),
         (("startup", "--repeats", "1"), ("--version", "--help", "echo hi | glmchat")),
         (("render", "--tokens", "400", "--short", "200", "--repeats", "1"), ("rich's Live", "10 ms")),
         (
