@@ -15,6 +15,9 @@ with which it takes a third to a half longer.
 from __future__ import annotations
 
 import functools
+import inspect
+import re
+import sys
 from typing import Any
 
 from . import native
@@ -37,11 +40,22 @@ def use_own_attention(model: Any) -> None:
     kinds = {p.device.type for p in weights} - {"meta"}  # moved to a GPU when it is needed
     if getattr(model.config, "_attn_implementation", None) != "sdpa" or kinds not in ({"cpu"}, {"cuda"}):
         return
+    if _asks_for_its_name(model):
+        return
     _register()
     heads = getattr(model.config, "num_attention_heads", 0)
     size = getattr(model.config, "head_dim", None) or (heads and model.config.hidden_size // heads)
     on_cpu = NATIVE if size and native.attends(model.dtype, size) else GROUPED
     model.set_attn_implementation(CAUSAL if kinds == {"cuda"} else on_cpu)
+
+
+def _asks_for_its_name(model: Any) -> bool:
+    """Whether its code does something else where attention is called otherwise than transformers calls it."""
+    try:
+        source = inspect.getsource(sys.modules[type(model).__module__])
+    except (OSError, TypeError):
+        return False
+    return re.search(r"_attn_implementation (==|!=|in|not in) ", source) is not None
 
 
 @functools.cache
@@ -151,7 +165,8 @@ def _is_usual(query: Any, more: dict[str, Any]) -> bool:
 
 
 def _attend(query: Any, key: Any, value: Any, mask: Any, scaling: float | None) -> Any:
-    """query [1, heads, n, d]; key, value [1, groups, m, d]; mask [1, 1, n, m] or None: [1, n, heads, d]."""
+    """query [1, heads, n, d]; key [1, groups, m, d], value [1, groups, m, e]; mask [1, 1, n, m] or None:
+    [1, n, heads, e]."""
     import torch
 
     _, heads, rows, size = query.shape
@@ -162,4 +177,4 @@ def _attend(query: Any, key: Any, value: Any, mask: Any, scaling: float | None) 
     out = torch.nn.functional.scaled_dot_product_attention(
         query.reshape(1, groups, each * rows, size), key, value, attn_mask=mask, scale=scaling
     )
-    return out.view(1, heads, rows, size).transpose(1, 2).contiguous()
+    return out.view(1, heads, rows, value.shape[3]).transpose(1, 2).contiguous()

@@ -35,6 +35,9 @@ class Branch:
     """What the model gave for the last of these tokens: logits [1, vocab], and its state [1, 1, hidden] where
     there is an MTP layer. None: not known."""
 
+    wide: bool = False
+    """It was computed with the rotary frequencies for long contexts; see LoadedModel.turns_wide."""
+
     @property
     def nbytes(self) -> int:
         """What it takes, with the room to grow."""
@@ -101,7 +104,7 @@ class PrefixCache:
         best = min(alike, key=lambda branch: len(branch.ids))  # of which the least is cut off
         size = best.nbytes * common // len(best.ids)
         if 2 * common < len(best.ids) and size + self._nbytes <= self._limit:
-            branch = Branch(self._new_cache(), best.ids[:common])
+            branch = Branch(self._new_cache(), best.ids[:common], wide=best.wide)
             self._copy(best.cache, branch.cache, common)
             return branch
         self._branches.remove(best)
@@ -146,6 +149,12 @@ def is_croppable(cache: Any) -> bool:
     """Whether it can be cut back to any length."""
     layers: list[Any] = getattr(cache, "layers", None) or []
     return bool(layers) and all(type(layer).__name__ in ("DynamicLayer", "GrowingLayer") for layer in layers)
+
+
+def has_states(cache: Any) -> bool:
+    """Whether some of its layers hold a state in place of the keys and values of all tokens."""
+    layers: list[Any] = getattr(cache, "layers", None) or []
+    return any("LinearAttention" in type(layer).__name__ for layer in layers)
 
 
 def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:

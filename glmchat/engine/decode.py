@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from . import native
-from .cache import Branch, PrefixCache, is_croppable
+from .cache import Branch, PrefixCache, has_states, is_croppable
 from .draft import LONGEST_LOOKUP, LONGEST_MTP, Drafter, Lookup, Mtp, Pace
 from .loading import Stopped
 
@@ -26,6 +26,9 @@ the same numbers; large where a forward has to move weights between devices, or 
 small where a CPU computes slowly and who cancels would wait. They are halved where a GPU has no memory for so
 many.
 """
+CHUNK_WHOLE = 1 << 30
+"""What holds every prompt, for models with states in place of keys: the convolutions of some know nothing of
+the tokens before a chunk, as transformers runs them."""
 CHUNK_AHEAD, CHUNK_AHEAD_HYBRID = 64, 1024
 """The same, where nobody waits for it: a message that is sent meanwhile waits for one of them. Where experts
 are in main memory even a few tokens go to most of them, and what was begun ends with a layer."""
@@ -39,8 +42,10 @@ class Decoder:
         self.prefixes = PrefixCache(loaded.new_cache, loaded.spare_memory(), loaded.copy)
         self.chunk = _chunk(loaded)
         self.chunk_ahead = CHUNK_AHEAD_HYBRID if loaded.hybrid else CHUNK_AHEAD
+        self.reuses = is_croppable(loaded.new_cache())
+        """What was computed in one turn serves the next."""
         self.pace: Pace | None = None
-        if loaded.speculates and is_croppable(loaded.new_cache()):
+        if loaded.speculates and loaded.turns_wide is None and self.reuses:
             self.pace = Pace(LONGEST_LOOKUP if loaded.mtp is None else LONGEST_MTP)
 
     def begin(self, prompt: Sequence[int], *, guess: bool = True) -> Decoding:
@@ -49,6 +54,8 @@ class Decoder:
 
 
 def _chunk(loaded: LoadedModel) -> int:
+    if has_states(loaded.new_cache()):
+        return CHUNK_WHOLE
     if loaded.offloaded:
         return CHUNK_OFFLOADED
     if loaded.input_device.type != "cpu":
@@ -67,6 +74,8 @@ class Decoding:
         self._pace = decoder.pace
         self._prompt = prompt
         self.branch: Branch = decoder.prefixes.begin(prompt)
+        if self.branch.wide and len(self.branch.ids) <= (self._loaded.turns_wide or 0):
+            self.branch = Branch(self._loaded.new_cache())
         self.cached = len(self.branch.ids)
         """How many of the prompt's tokens need not be computed."""
         self.guessed = self.accepted = 0
@@ -154,6 +163,11 @@ class Decoding:
         self._prefixes.keep(self.branch)
 
     def _forward(self, ids: Any, fed: list[int], rows: int = 1) -> tuple[Any, Any]:
+        wide = self._loaded.turns_wide
+        if wide is not None and len(self.branch.ids) <= wide < len(self.branch.ids) + len(fed):
+            fed = self.branch.ids + fed  # all that was read before
+            ids = self._loaded.ids(fed)
+            self.branch = Branch(self._loaded.new_cache(), wide=True)
         logits, states = self._loaded.forward(ids, self.branch.cache, rows)
         self.branch.ids += fed
         self.branch.last = logits[-1:], states if states is None else states[:, -1:]

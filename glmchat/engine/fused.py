@@ -26,7 +26,10 @@ def use_fused(model: Any) -> None:
                 continue
             ours, kind = step.make(module), (type(module), width, *map(type, module.children()))
             if kind not in agree:
-                agree[kind] = _agree(ours, module.forward, step.inputs(module, width))
+                inputs = step.inputs(module, width)
+                agree[kind] = _agree(ours, module.forward, inputs) and all(
+                    _are_near(ours, module.forward, (inputs[0] * scale, *inputs[1:])) for scale in step.scales
+                )
             if agree[kind]:
                 module.forward = ours
 
@@ -49,6 +52,15 @@ def _agree(ours: Forward, theirs: Forward, inputs: Sequence[Any]) -> bool:
             return all(torch.allclose(a, b, rtol=0.02, atol=1e-3) for a, b in pairs)
     except Exception:  # it is something else that has what we looked for
         return False
+
+
+def _are_near(ours: Forward, theirs: Forward, inputs: Sequence[Any]) -> bool:
+    """Whether both make about the same, however large or small it is."""
+    import torch
+
+    with torch.inference_mode():
+        pairs = zip(_parts(ours(*inputs)), _parts(theirs(*inputs)), strict=True)
+        return all(float((a - b).float().norm()) <= 0.02 * float(b.float().norm()) for a, b in pairs)
 
 
 def _parts(found: Any) -> tuple[Any, ...]:
@@ -89,7 +101,13 @@ def _together(*layers: Any) -> Callable[[Any], Sequence[Any]]:
 
 def _norm(module: Any) -> Forward:
     theirs, weight, eps = module.forward, module.weight, module.variance_epsilon
-    return lambda x: native.norm(x, weight, eps) if x.dtype == weight.dtype else theirs(x)
+
+    def forward(x: Any, *more: Any, **named: Any) -> Any:
+        if more or named or x.dtype != weight.dtype:  # some take a gate as well
+            return theirs(x, *more, **named)
+        return native.norm(x, weight, eps)
+
+    return forward
 
 
 def _norm_width(module: Any) -> int:
@@ -136,7 +154,8 @@ def _layer(module: Any) -> Forward:
     in each, which nobody has set."""
     attend, mlp = module.self_attn, module.mlp
     before, between = module.input_layernorm, module.post_attention_layernorm
-    whole = layer.described(module)
+    parts = [mlp] if hasattr(mlp, "gate_proj") else [mlp.experts, mlp.shared_experts]
+    whole = layer.described(module) if all(map(_is_ours, parts)) else None
 
     def forward(
         hidden_states: Any,
@@ -184,6 +203,11 @@ def _mlp(module: Any) -> Forward:
 def _mlp_width(module: Any) -> int:
     layers = [getattr(module, f"{name}_proj", None) for name in ("gate", "up", "down")]
     return getattr(layers[0], "in_features", 0) if None not in layers else 0
+
+
+def _is_ours(module: Any) -> bool:
+    """Whether it took a kernel."""
+    return getattr(module.forward, "__module__", None) == __name__
 
 
 def _experts(module: Any) -> Forward:
@@ -246,13 +270,16 @@ class _Step(NamedTuple):
     """Of its input; 0 for a module that has none such."""
     inputs: Callable[[Any, int], Sequence[Any]] = _rows
     """To try it with."""
+    scales: Sequence[float] = ()
+    """And so many times as large: how a gate bends, or where it ends, is not seen in all of them."""
 
 
+_LARGER = (1.0, 10.0, 100.0, 1000.0)
 _STEPS = (
     _Step(_norm, _norm_width),
     _Step(_attention, _attention_width, _rows_and_angles),
-    _Step(_mlp, _mlp_width),
-    _Step(_experts, _experts_width, _rows_and_experts),
+    _Step(_mlp, _mlp_width, scales=_LARGER),
+    _Step(_experts, _experts_width, _rows_and_experts, _LARGER),
     _Step(_route, _route_width),
     _Step(_layer, _layer_width, _layer_inputs),  # compared with what it has of the others
 )

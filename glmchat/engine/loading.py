@@ -7,8 +7,10 @@ by warnings (missing weights, a map with holes) is an error here, of one line.
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 import logging
+import os
 import shutil
 import tempfile
 import threading
@@ -123,6 +125,7 @@ def _load_weights(
     import torch
     from transformers import AutoModelForCausalLM
 
+    threads = _usual_threads()
     on_progress(LoadProgress("loading weights"))
     pages = FilePages(checkpoint.folder)
     packs = (
@@ -153,13 +156,21 @@ def _load_weights(
                 on_progress(LoadProgress("arranging weights"))
         use_packed_experts(model)
         use_fused(model)
-    if all(t.device.type == "cpu" for t in model.parameters()) and _size(model) < SMALL:
-        torch.set_num_threads(1)  # of this thread, which will run it
+    small = all(t.device.type == "cpu" for t in model.parameters()) and _size(model) < SMALL
+    torch.set_num_threads(1 if small else threads)  # of this thread, which will run it, and of new ones
     return model.eval()
 
 
 def _size(model: Any) -> int:
     return sum(t.nbytes for t in model.parameters())
+
+
+@functools.cache
+def _usual_threads() -> int:
+    """That torch would take, before a small model changed it."""
+    import torch
+
+    return torch.get_num_threads()
 
 
 class Stopped(Exception):
@@ -208,6 +219,13 @@ class LoadedModel:
         self.input_device = compute_device(model.get_input_embeddings())
         accepted = inspect.signature(model.forward).parameters
         self._keeps_few = "logits_to_keep" in accepted
+        self._takes_places = "position_ids" in accepted
+        self._cache_name = next((n for n in ("past_key_values", "cache_params") if n in accepted), None)
+        if self._cache_name is None:
+            raise ModelError(
+                f"{folder.name} ({model.config.model_type}) keeps what it has read in a way of its own, "
+                "which glmchat does not know; choose another checkpoint."
+            )
         no_mtp = speculate in ("off", "lookup") or ranks is not None  # it needs the whole of lm_head
         self.mtp = None if no_mtp else self._load_mtp(folder, speculate == "mtp")
         """The checkpoint's own MTP layer, if it is to guess tokens."""
@@ -218,6 +236,11 @@ class LoadedModel:
         layers = whole_layers(model)
         self._whole = layers and (layers, Angles(model.model.rotary_emb, model.model.norm.weight))
         """All layers and what they need, if they can be run in one call."""
+        rope = getattr(model.config, "rope_parameters", None) or {}
+        self.turns_wide: int | None = None
+        """Of how many tokens on all of them are computed with other rotary frequencies; None: of none."""
+        if rope.get("rope_type") == "longrope":
+            self.turns_wide = rope.get("original_max_position_embeddings") or None
         self._watched = False
         """A forward may be stopped between two layers."""
         self._paging: Iterator[None] | None = None
@@ -274,8 +297,13 @@ class LoadedModel:
         if self.mtp is not None:
             states = model.model(input_ids=ids, past_key_values=cache, use_cache=True).last_hidden_state
             return model.lm_head(states[:, -rows:])[0], states
-        few = {"logits_to_keep": rows} if self._keeps_few else {}
-        return model(input_ids=ids, past_key_values=cache, use_cache=True, **few).logits[0, -rows:], None
+        given: dict[Any, Any] = {self._cache_name: cache}
+        if self._keeps_few:
+            given["logits_to_keep"] = rows
+        if self._takes_places:
+            begin = cache.get_seq_length()
+            given["position_ids"] = self._torch.arange(begin, begin + ids.shape[1], device=ids.device)[None]
+        return model(input_ids=ids, use_cache=True, **given).logits[0, -rows:], None
 
     def compile_more(self) -> bool:
         """Compile the next part of the decode step, which takes some seconds. False: there is none left.
@@ -443,7 +471,7 @@ def _offload_folder(offload_dir: str | None) -> Path | None:
     if offload_dir is None:
         return None
     try:
-        parent = Path(offload_dir).expanduser()
+        parent = Path(os.path.expanduser(offload_dir))
         parent.mkdir(parents=True, exist_ok=True)
         return Path(tempfile.mkdtemp(prefix="glmchat-", dir=parent))
     except OSError as e:

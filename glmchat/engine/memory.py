@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import resource
 import sys
@@ -114,7 +115,7 @@ def parse_device_map(text: str) -> DeviceMap:
         return text
     if text != "disk" and _DEVICE.fullmatch(text):
         return {"": text}
-    path = Path(text).expanduser()
+    path = Path(os.path.expanduser(text))
     if path.suffix != ".json":
         raise UsageError(
             f"--device-map {text} is not known; use {', '.join(STRATEGIES)}, cpu, cuda:N, "

@@ -92,7 +92,7 @@ def attends(dtype: Any, size: int) -> bool:
 
 def takes(*tensors: Any) -> bool:
     """Whether it is one for query, key and value [1, heads, tokens, size], and they lie as it reads them."""
-    return all(
+    return len({t.shape[3] for t in tensors}) == 1 and all(
         attends(t.dtype, t.shape[3]) and t.stride(3) == 1 and not t.stride(2) % 2 and t.device.type == "cpu"
         for t in tensors
     )
@@ -187,8 +187,10 @@ def _is_packed(packed: Any, rows: Any) -> bool:
 
 
 def multiply(x: Any, matrices: Matrices) -> list[Any]:
-    """x [..., ins] by each matrix: a tensor [..., outs] for each. All are BF16."""
+    """x [..., ins] by each matrix: a tensor [..., outs] for each. All are BF16. Raises: ValueError."""
     x = x.contiguous()
+    if x.shape[-1] != matrices[0].ins:
+        raise ValueError(f"rows of {x.shape[-1]} are multiplied with a matrix that takes {matrices[0].ins}")
     shape = x.shape[:-1]
     rows = shape.numel()
     outs = [matrix.outs for matrix in matrices]

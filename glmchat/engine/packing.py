@@ -16,7 +16,9 @@ most the last bit of a single row of a large matrix, which comes out as it does 
 from __future__ import annotations
 
 import functools
+import inspect
 import itertools
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -68,8 +70,9 @@ def pack(model: Any, on_copied: Callable[[str], None] = lambda _: None) -> Itera
             apart = getattr(experts, "apart", None)
             setattr(module, part, apart or nn.ParameterList(packed(expert) for expert in experts.detach()))
             yield
+    bare = set(_used_bare(modules))
     for name, module in modules.items():
-        if type(module) is nn.Linear and fits(module.weight):
+        if type(module) is nn.Linear and fits(module.weight) and name not in bare:
             if not native.packs():
                 _tell(module.weight, module.weight, module.bias)
                 yield
@@ -78,6 +81,21 @@ def pack(model: Any, on_copied: Callable[[str], None] = lambda _: None) -> Itera
                 on_copied(f"{name}.weight")
                 yield
             _take_over(module)
+
+
+def _used_bare(modules: dict[str, Any]) -> Iterator[str]:
+    """The names of those whose weights the code of the modules above them seems to take for itself."""
+    sources: dict[type, str] = {}
+    for name in modules:
+        parent, _, child = name.rpartition(".")
+        kind = type(modules[parent])
+        if kind not in sources:
+            try:
+                sources[kind] = inspect.getsource(kind)
+            except (OSError, TypeError):
+                sources[kind] = ""
+        if re.search(rf"\b{re.escape(child)}\.(weight|bias)\b", sources[kind]):
+            yield name
 
 
 def use_packed_experts(model: Any) -> None:

@@ -107,9 +107,10 @@ class TurnRunner:
         after it has come forward: there may be one before each chunk. A turn that asks for the same waits for
         the last chunk, which it would have to begin anew.
 
-        Not where weights are offloaded: a forward there takes as long for one token as for thousands.
+        Not where weights are offloaded: a forward there takes as long for one token as for thousands; nor
+        where nothing of it could be used.
         """
-        if self._loaded.offloaded:
+        if self._loaded.offloaded or not self._decoder.reuses:
             return
         prompt = self.render(ahead.messages, ahead.tools, ahead.options).ids
         self._room(len(prompt))  # raises where there is none

@@ -7,6 +7,7 @@ the tokenizer and the template alone. Every fault is a ModelError of one line.
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -32,12 +33,14 @@ _GLM_TEMPLATES = {"glm4_moe": "glm-4.5", "glm4_moe_lite": "glm-4.7"}
 _SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 
-_NOT_HONOURED = {
+_NOT_HONOURED: dict[str, Any] = {
     "num_beams": 1,
     "no_repeat_ngram_size": 0,
     "typical_p": 1.0,
     "epsilon_cutoff": 0.0,
     "eta_cutoff": 0.0,
+    "suppress_tokens": [],
+    "bad_words_ids": [],
 }
 """Settings of generation_config.json that glmchat does not follow, with the values that change nothing."""
 
@@ -148,7 +151,7 @@ def resolve(
 
     Raises: ModelError, one line, when it is missing, broken or of the wrong kind.
     """
-    folder = DEMO_FOLDER if model == DEMO else Path(model).expanduser()
+    folder = DEMO_FOLDER if model == DEMO else Path(os.path.expanduser(model))
     if folder.is_dir():
         return _read(model, folder)
     if folder.is_file():
@@ -221,6 +224,11 @@ def _read(name: str, folder: Path) -> Checkpoint:
     _check_kind(name, folder)
     config = _json(folder / "config.json")
     architectures = config.get("architectures") or []
+    if architectures and "vision_config" in config:
+        raise ModelError(
+            f"{name} is a {architectures[0]} ({config.get('model_type')}), which reads images as well; "
+            "glmchat runs models of text alone, such as zai-org/GLM-4.5-Air."
+        )
     if architectures and not any(_CAUSAL.search(str(a)) for a in architectures):
         raise ModelError(
             f"{name} is a {architectures[0]} ({config.get('model_type')}), which does not write answers; "
