@@ -53,6 +53,14 @@ class _Parser(argparse.ArgumentParser):
         raise UsageError(f"{message[:1].upper()}{message[1:]}. See {self.prog} --help.")
 
 
+class _Help(argparse.Action):
+    """As argparse's own, which keeps it to itself when the text cannot be written."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
+        print(parser.format_help(), end="", flush=True)
+        parser.exit()
+
+
 class _Version(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
         from importlib.metadata import PackageNotFoundError, version
@@ -123,7 +131,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     other = _add_others(parser)
     other.add_argument("--version", action=_Version, nargs=0, help="print the version and leave")
-    other.add_argument("-h", "--help", action="help", help="print this and leave")
+    other.add_argument("-h", "--help", action=_Help, nargs=0, help="print this and leave")
     return parser
 
 
@@ -151,7 +159,7 @@ def build_bench_parser() -> argparse.ArgumentParser:
     own.add_argument("--json", action="store_true", help="one JSON object, sizes in bytes")
     _add_settings(parser, st.MODEL)
     other = _add_others(parser)
-    other.add_argument("-h", "--help", action="help", help="print this and leave")
+    other.add_argument("-h", "--help", action=_Help, nargs=0, help="print this and leave")
     return parser
 
 

@@ -191,7 +191,7 @@ def load_settings(
     Raises UsageError, one line that names the source, the key and what was expected.
     """
     named = config or environ.get("GLMCHAT_CONFIG")
-    path = Path(named).expanduser() if named else default_config_path()
+    path = Path(os.path.expanduser(named)) if named else default_config_path()
     values = _from_file(path, must_exist=bool(named))
     values.update(_from_environ(environ))
     values.update(flags)
@@ -234,7 +234,7 @@ def _from_file(path: Path, *, must_exist: bool) -> dict[str, Any]:
 
 def _beside(config: Path, name: str) -> str:
     """A path that a config file names is relative to it, wherever the program was started."""
-    return str(config.parent / Path(name).expanduser())
+    return str(config.parent / os.path.expanduser(name))
 
 
 def _read_toml(path: Path, *, must_exist: bool) -> dict[str, Any]:
@@ -249,7 +249,7 @@ def _read_toml(path: Path, *, must_exist: bool) -> dict[str, Any]:
     # By name, because type checkers for one Python know only one of the two.
     toml: Any = import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
     try:
-        return dict(toml.loads(data.decode()))
+        return dict(toml.loads(data.decode("utf-8-sig")))
     except UnicodeDecodeError as e:
         raise UsageError(f"{path}: not UTF-8 at byte {e.start}; save it as UTF-8.") from None
     except toml.TOMLDecodeError as e:

@@ -362,10 +362,11 @@ def test_help_and_version_cost_at_most_ten_empty_programs(option: str) -> None:
     assert statistics.median(ratios) <= 10
 
 
-def test_a_full_disk_behind_version_is_one_line() -> None:
+@pytest.mark.parametrize("words", [("--version",), ("--help",), ("bench", "--help")])
+def test_a_full_disk_behind_version_is_one_line(words: tuple[str, ...]) -> None:
     with open("/dev/full", "w") as full:
         ran = subprocess.run(
-            [sys.executable, "-u", "-m", "glmchat", "--version"],
+            [sys.executable, "-u", "-m", "glmchat", *words],
             stdout=full,
             stderr=subprocess.PIPE,
             text=True,

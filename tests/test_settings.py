@@ -108,6 +108,11 @@ def test_a_wrong_variable_is_named(tmp_path: Path, name: str, text: str) -> None
         load_settings({}, {f"GLMCHAT_{name}": text}, write(tmp_path, ""))
 
 
+def test_a_config_may_begin_with_a_mark_of_its_encoding(tmp_path: Path) -> None:
+    config = write(tmp_path, "\ufeffseed = 3\r\n")
+    assert load_settings({}, {}, config).seed == 3
+
+
 def test_paths_in_the_config_are_relative_to_it(tmp_path: Path) -> None:
     settings = load_settings(
         {}, {}, write(tmp_path, 'tools = "tools.json"\noffload_dir = "/abs"\nsystem = "@s.txt"')

@@ -7,6 +7,7 @@ It runs in a sandbox set up as transformers sets up its own, so any model's temp
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -63,7 +64,7 @@ class ChatTemplate:
             file = f"{NAMES[name]}.jinja"
             path = next((p for f in _FOLDERS if (p := f / file).is_file()), _FOLDERS[0] / file)
         else:
-            path = Path(source).expanduser()
+            path = Path(os.path.expanduser(source))
         try:
             text = path.read_text(encoding="utf-8")
         except (OSError, ValueError) as e:

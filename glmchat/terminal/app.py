@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import signal
 import threading
 import time
@@ -75,6 +76,13 @@ class _Loaded:
     fault: Exception | None
 
 
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """What another thread has to say."""
+
+    text: str
+
+
 class App:
     """The Host of the commands; everything but `_post`, `_work` and `_watch` runs in the event loop."""
 
@@ -95,13 +103,14 @@ class App:
         self._load = load
         self._open_engine = open_engine
         self._model_before: str | None = None  # what to go back to when a model fails to load
+        self._back = False  # that is what loads now
         self._typed: dict[str, str] = {}  # a message as it was sent, with its files → as it was typed
         self.pastes = Pastes()
         self._loaded = False
         self._code = EXIT_OK
         self._fault: Exception | None = None
         self._warned = False
-        self._inbox: deque[Event | _Asked | _TurnEnded | _Loaded] = deque()
+        self._inbox: deque[Event | _Asked | _TurnEnded | _Loaded | _Told] = deque()
         self._messages: SimpleQueue[str | None] = SimpleQueue()  # None: the person leaves
         self._awake = False
         self._resizing: asyncio.TimerHandle | None = None
@@ -116,6 +125,7 @@ class App:
             history=open_history(),
             completer=Commands(lambda: [tool.name for tool in chat.toolbox.tools]),
             on_resize=self._on_resize,
+            on_fault=lambda text: self._post(_Told(text)),
         )
         chat.approvals.ask = self._ask
         self.buffer = self._inline.buffer
@@ -126,7 +136,12 @@ class App:
 
         `begin` is called when the line is about to be drawn, and gives what was typed before.
         """
-        asyncio.run(self._run(begin))
+        try:
+            asyncio.run(self._run(begin))
+        except (EOFError, OSError) as e:
+            if isinstance(e, OSError) and e.errno != errno.EIO:
+                raise
+            self._code = EXIT_TERMINATED  # the terminal is gone
         if self._fault is not None:
             raise self._fault
         return self._code
@@ -278,7 +293,7 @@ class App:
         self._inline.clear()
 
     def quit(self) -> None:
-        if not self._inline.app.is_done:
+        if self._inline.app.is_running and not self._inline.app.is_done:
             self._inline.app.exit()
 
     def _terminate(self) -> None:
@@ -376,7 +391,7 @@ class App:
 
         threading.Thread(target=wait, name="glmchat-load-watch", daemon=True).start()
 
-    def _post(self, item: Event | _Asked | _TurnEnded | _Loaded) -> None:
+    def _post(self, item: Event | _Asked | _TurnEnded | _Loaded | _Told) -> None:
         self._inbox.append(item)
         waited_for = isinstance(item, _TurnEnded | _Asked)  # by the person: it comes at once
         if waited_for or not self._awake:
@@ -396,9 +411,12 @@ class App:
         self._loop.call_later(max(0.0, self._screen.draw_at - time.monotonic()), self._draw)
 
     def _draw(self) -> None:
+        if self._inline.app.is_lent:
+            self._loop.call_later(SPIN_S, self._draw)
+            return
         try:
             self._take_in()
-            if not self._inline.app.is_done:
+            if self._inline.app.is_running and not self._inline.app.is_done:
                 began = time.thread_time()
                 self._inline.write_above(self._screen.frame)
                 self._screen.drawn(time.thread_time() - began)
@@ -428,6 +446,8 @@ class App:
                     self._turn_ended(item)
                 case _Loaded():
                     self._on_loaded(item)
+                case _Told(text):
+                    self._screen.add(Note(text, "fault"))
                 case _:
                     if isinstance(item, TurnDone):
                         self.turns.append(item)
@@ -442,6 +462,9 @@ class App:
         self._resizing = self._loop.call_later(_SETTLED_S, self._settled)
 
     def _settled(self) -> None:
+        if self._inline.app.is_lent:
+            self._on_resize()
+            return
         self._resizing = None
         self._inline.write_above(self._screen.reflowed)
 
@@ -452,23 +475,32 @@ class App:
         self.chat.engine.close()
         self._load.newest = LoadProgress("starting")
         self._loaded, self._fault = False, None
-        self.chat.engine = self._open_engine(name)
-        self._watch()
+        try:
+            self.chat.engine = self._open_engine(name)
+        except GlmChatError as e:
+            self._post(_Loaded(self.chat.engine, e))
+        else:
+            self._watch()
 
     def _on_loaded(self, loaded: _Loaded) -> None:
         if loaded.engine is not self.chat.engine:  # another was chosen meanwhile
             return
         self._loaded, fault = True, loaded.fault
+        back, self._back = self._back, False
         if fault is None:
             self._next()
         elif self._model_before is None or not isinstance(fault, GlmChatError):
             self._fault = fault
             self.quit()
         else:
-            name, self._model_before = self._model_before, None
             self._screen.add(Note(sanitize(str(fault)), "fault"))
-            self._open(name)
-            self.say(f"Back to {name}.")
+            if back:
+                self._fault = fault
+                self.say("There is no model now; /model NAME loads one.")
+            else:
+                self._back = True
+                self._open(self._model_before)
+                self.say(f"Back to {self._model_before}.")
 
     # The notes above the line, and the toolbar.
 

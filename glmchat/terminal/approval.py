@@ -12,7 +12,7 @@ from ..messages import ToolCall
 from ..tools.approve import Answer, No, Remember, Yes
 from .sanitize import sanitize_json
 
-CHOICES = "y once · s this session · a always · e edit · n no, or say why not"
+CHOICES = "y once · s session · a always · e edit · n no, or why not"
 
 _YES: dict[str, Remember] = {"y": "once", "yes": "once", "s": "session", "a": "always"}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +36,7 @@ class Block:
 
 def read_block(name: str) -> Block:
     """Read a text file. Raises UsageError for what is missing, too large, or no UTF-8 text."""
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))
     try:
         if not path.exists():
             raise UsageError(f"There is no file {name}.")
@@ -73,7 +74,7 @@ def attached(text: str) -> str:
     sizes = []
     for name in _mentioned(text):
         with contextlib.suppress(OSError):  # it has gone meanwhile
-            sizes.append(f"{name} ({size_text(Path(name).expanduser().stat().st_size)})")
+            sizes.append(f"{name} ({size_text(Path(os.path.expanduser(name)).stat().st_size)})")
     return f"Attached: {', '.join(sizes)}." if sizes else ""
 
 
@@ -96,8 +97,8 @@ def _named(mention: re.Match[str]) -> str | None:
         return str(quoted)
     for name in (plain, plain.rstrip(_AFTER_A_PATH)):
         try:
-            if name and Path(name).expanduser().is_file():
+            if name and Path(os.path.expanduser(name)).is_file():
                 return str(name)
-        except (OSError, RuntimeError):  # a name too long for a path, a home that is nobody's
+        except OSError:  # a name too long for a path
             continue
     return None

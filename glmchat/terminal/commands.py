@@ -173,7 +173,8 @@ def _system(host: Host, argument: str) -> None:
         conversation.set_system(None)
         return host.say("No system message.")
     if argument:
-        text = read_block(argument[1:]).text.rstrip("\n") if argument.startswith("@") else argument
+        named = argument.startswith("@")
+        text = read_block(argument[1:].strip("\"'")).text.rstrip("\n") if named else argument
         conversation.set_system(text)
         return host.say("The system message is set.")
     first = conversation.messages[:1]
@@ -184,6 +185,8 @@ def _file(host: Host, argument: str) -> None:
     if not argument:
         return host.say("Which file? /file PATH attaches it to your next message, as @PATH does within one.")
     block = read_block(argument.strip("\"'"))
+    if '"' in block.path:
+        raise UsageError(f"{block.path} cannot stand in a message, for the quotation mark; rename it.")
     named = f'@"{block.path}"' if re.search(r"\s", block.path) else f"@{block.path}"
     host.draft(f"{named} ")
     return host.say(f"{block.path}: {size_text(len(block.text.encode()))}, goes with the message below.")

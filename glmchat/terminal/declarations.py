@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -49,13 +51,19 @@ def _init(path: str) -> int:
     """Write a starting set, commented, that editors can complete by its schema."""
     starter = json.loads(STARTER.read_text(encoding="utf-8"))
     starter["$schema"] = SCHEMA.as_uri()
+    to = Path(os.path.expanduser(path))
     try:
-        with Path(path).expanduser().open("x", encoding="utf-8") as file:
-            json.dump(starter, file, indent=2, ensure_ascii=False)
-            file.write("\n")
+        with to.open("x", encoding="utf-8") as file:
+            try:
+                file.write(json.dumps(starter, indent=2, ensure_ascii=False) + "\n")
+                file.flush()
+            except OSError:
+                to.unlink()  # a part of it would be in the way the next time
+                raise
     except FileExistsError:
         raise UsageError(f"{path} is there already; give another name, or move it away.") from None
     except OSError as e:
         raise UsageError(f"{path} cannot be written: {e.strerror or e}.") from None
-    print(f"{path} is written. Try it: glmchat --tools {path}", file=sys.stderr)
+    with contextlib.suppress(OSError):  # nobody can be told then
+        print(f"{path} is written. Try it: glmchat --tools {path}", file=sys.stderr)
     return EXIT_OK

@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 from prompt_toolkit.application import Application, run_in_terminal
@@ -20,9 +21,7 @@ from prompt_toolkit.formatted_text import StyleAndTextTuples
 from prompt_toolkit.history import History
 from prompt_toolkit.input import Input
 from prompt_toolkit.input.typeahead import store_typeahead
-from prompt_toolkit.input.vt100_parser import Vt100Parser
 from prompt_toolkit.key_binding import KeyBindingsBase
-from prompt_toolkit.key_binding.key_processor import KeyPress
 from prompt_toolkit.layout import (
     BufferControl,
     ConditionalContainer,
@@ -33,6 +32,7 @@ from prompt_toolkit.layout import (
     Window,
 )
 from prompt_toolkit.layout.menus import CompletionsMenu
+from prompt_toolkit.output import ColorDepth
 from prompt_toolkit.output.vt100 import Vt100_Output
 from prompt_toolkit.styles import Style
 from prompt_toolkit.widgets import SearchToolbar
@@ -58,7 +58,7 @@ class Frames(Vt100_Output):
 
     @classmethod
     def on_terminal(cls) -> Frames:
-        made = cls.from_pty(sys.stdout)
+        made = cls.from_pty(sys.stdout, os.environ.get("TERM"), default_color_depth=ColorDepth.from_env())
         assert isinstance(made, cls)
         return made
 
@@ -91,16 +91,19 @@ class Inline:
         history: History,
         completer: Completer,
         on_resize: Callable[[], None],
+        on_fault: Callable[[str], None],
         output: Frames | None = None,
         keyboard: Input | None = None,
     ) -> None:
         """`notes` stand above the line. `prompt` is two cells wide; `toolbar` is told how many it may take.
+        `on_fault` hears, in another thread, why there is nothing to take from an editor.
 
         `output` and `keyboard` are the terminal of this process, unless others are given.
         """
         self.output = output or Frames.on_terminal()
         self.output.enable_cpr = False  # the region is as high as it is; nobody needs to know where it stands
-        self.buffer = Buffer(
+        self.buffer = _Line(
+            on_fault,
             completer=completer,
             complete_while_typing=True,
             history=history,
@@ -141,6 +144,7 @@ class Inline:
             output=self.output,
             input=keyboard,
             erase_when_done=True,
+            terminal_size_polling_interval=None,  # its signal is enough
             min_redraw_interval=1 / 30,
             enable_page_navigation_bindings=False,
         )
@@ -172,11 +176,11 @@ class Inline:
     def begin(self, typed: str, draw: Callable[[int], str]) -> None:
         """Before the region is drawn for the first time: take keys that were pressed already, as a terminal
         sends them, and write what goes out in one go with it."""
-        presses: list[KeyPress] = []
-        parser = Vt100Parser(presses.append)
+        parser: Any = vars(self.app.input)["vt100_parser"]  # what comes next may be the rest of a paste
         parser.feed(typed)
-        parser.flush()
-        store_typeahead(self.app.input, presses)
+        if not parser._in_bracketed_paste:
+            parser.flush()
+        store_typeahead(self.app.input, self.app.input.read_keys())
         self.output.write_raw(draw(self.rows - 1).replace("\n", "\r\n"))
 
     def write_last(self, draw: Callable[[int], str]) -> None:
@@ -218,6 +222,26 @@ class Inline:
         self._on_resize()
 
 
+class _Line(Buffer):
+    """Keeps what it holds if an editor leaves nothing that can be read."""
+
+    def __init__(self, on_fault: Callable[[str], None], **more: Any) -> None:
+        super().__init__(**more)
+        self._on_fault = on_fault
+
+    def _open_file_in_editor(self, filename: str) -> bool:
+        if not super()._open_file_in_editor(filename):
+            return False
+        try:
+            Path(filename).read_bytes().decode()
+        except (OSError, UnicodeDecodeError) as e:
+            Path(filename).touch()  # to be removed
+            left = "a text that is not UTF-8" if isinstance(e, UnicodeDecodeError) else "no file"
+            self._on_fault(f"The editor left {left}; the line is as it was.")
+            return False
+        return True
+
+
 class _Application(Application[Any]):
     """Leaves it to us what a new size of the terminal means."""
 
@@ -237,4 +261,10 @@ class _Application(Application[Any]):
         super()._redraw(render_as_done)
 
     def _on_resize(self) -> None:
-        self._resized()
+        if not self.is_lent:
+            self._resized()
+
+    @property
+    def is_lent(self) -> bool:
+        """Another program has the terminal, such as an editor."""
+        return bool(self._running_in_terminal)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import sys
 from contextlib import closing
 from typing import Any
 
@@ -74,7 +75,8 @@ def _plain(value: Any) -> Any:
 
 def write(value: dict[str, Any]) -> None:
     """One JSON object, on a line of its own."""
-    text = json.dumps(value, ensure_ascii=False)
+    unicode = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+    text = json.dumps(value, ensure_ascii=not unicode)
     # A lone surrogate is legal in JSON only when escaped; U+2028 and U+2029 end a line for some readers.
     text = re.sub("[\ud800-\udfff\u2028\u2029\x7f-\x9f]", lambda m: f"\\u{ord(m[0]):04x}", text)
     print(text, flush=True)

@@ -43,7 +43,7 @@ class Lines:
         while not self._leaving:
             self.chat.prepare()
             try:
-                text = input(PROMPT)
+                text = _read(PROMPT)
                 armed = False
                 if text.strip():
                     print()
@@ -77,8 +77,8 @@ class Lines:
         before = self.chat.engine.info.name
         self.say(f"Loading {name}.")
         self.chat.engine.close()
-        self.chat.engine = self._open_engine(name)
         try:
+            self.chat.engine = self._open_engine(name)
             _ = self.chat.engine.info
         except GlmChatError as e:
             self.say(f"{e}\nBack to {before}.")
@@ -118,11 +118,11 @@ class Lines:
         self._print(Note(sanitize(request_text(request)), "plain"))
         print(f"Run {sanitize(request.tool.name)}?  {CHOICES}")
         try:
-            answer = read_answer(input(PROMPT))
+            answer = read_answer(_read(PROMPT))
             if answer is not None:
                 return answer
             print(written_arguments(request.call))
-            return Yes(arguments=read_arguments(input("The arguments as they are to be: ")))
+            return Yes(arguments=read_arguments(_read("The arguments as they are to be: ")))
         except EOFError:
             return No()
         except ValueError as e:
@@ -142,3 +142,9 @@ class Lines:
     def _print(self, *entries: Entry) -> None:
         self._screen.add(*entries)
         print(self._screen.added(), end="", flush=True)
+
+
+def _read(prompt: str) -> str:
+    """A line. Python's own `input` would write the prompt to stderr."""
+    print(prompt, end="", flush=True)
+    return input()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-_LONG = 10  # lines
-_LIKE_A_WORD = re.compile(r"\[pasted \d+[^\]\n]{0,12}\]?")
+_LONG, _WIDE = 10, 4000  # lines, characters
+_LIKE_A_WORD = re.compile(r"\[pasted \d[^\]\n]{0,24}\]?")
 
 
 class Pastes:
@@ -17,21 +17,23 @@ class Pastes:
     def fold(self, text: str) -> str:
         """What goes into the line: a word for a long text, a short one as it is."""
         lines = text.count("\n") + (not text.endswith("\n"))
-        if lines <= _LONG:
+        if lines <= _LONG and len(text) <= _WIDE:
             return text
-        word = f"[pasted {lines} lines]"
+        size = f"{lines} lines" if lines > _LONG else f"{len(text):,} characters"
+        word = f"[pasted {size}]"
         number = 1
         while self._texts.get(word, text) != text:
             number += 1
-            word = f"[pasted {lines} lines, {number}]"
+            word = f"[pasted {size}, {number}]"
         self._texts[word] = text
         return word
 
     def unfold(self, line: str) -> str:
         """The line with the texts that words stand for."""
-        for word, text in self._texts.items():
-            line = line.replace(word, text)
-        return line
+        if not self._texts:
+            return line
+        words = "|".join(map(re.escape, self._texts))  # all at once: a text may hold what looks like one
+        return re.sub(words, lambda word: self._texts[word[0]], line)
 
     def span(self, line: str, at: int) -> tuple[int, int] | None:
         """Where the word begins and ends that the character at `at` is a part of."""

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from typing import TextIO
 
 from ..chat import Chat
@@ -112,11 +112,12 @@ class _Notes:
     def add(self, event: object) -> None:
         match event:
             case ThinkingDelta(text) if self._thinking:
-                sys.stderr.write(self._dim)
-                self._thinking.write(text)
-                sys.stderr.write(self._plain)
-            case ThinkingDone() if self._thinking:
-                self._thinking.finish()
+                with self._told():
+                    sys.stderr.write(self._dim)
+                    self._thinking.write(text)
+                    sys.stderr.write(self._plain)
+            case ThinkingDone():
+                self._finish()
             case ToolServerFailed():
                 self.line(server_text(event))
             case ToolStarted(call):
@@ -133,6 +134,20 @@ class _Notes:
             self.line(f"the model calls {call_text(call)}, which is not declared to be run.")
 
     def line(self, text: str) -> None:
-        if self._thinking:
-            self._thinking.finish()
+        self._finish()
         say(text)
+
+    def _finish(self) -> None:
+        if self._thinking:
+            with self._told():
+                self._thinking.finish()
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """Within, thoughts are written; where that fails they no longer are: the answer is not for stderr."""
+        try:
+            yield
+        except OSError:
+            self._thinking = None
+            # What is buffered would fail once more when the program ends.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())

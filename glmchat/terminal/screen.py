@@ -266,7 +266,8 @@ class Screen:
     def _up(self, widths: list[int]) -> str:
         """To where lines of these widths begin, and rid of them; a narrower terminal has wrapped them."""
         rows = self._rows(widths)
-        return f"\x1b[{rows}A\r\x1b[J" if rows else ""
+        # Erased from its second row on: tmux keeps a screen that is erased as a whole in its scrollback.
+        return f"\x1b[{rows}A\r\x1b[K\x1b[B\x1b[J\x1b[A" if rows else ""
 
     def _rows(self, widths: list[int]) -> int:
         columns = max(1, self._console.size.width)

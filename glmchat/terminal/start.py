@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -198,10 +199,12 @@ def read_system(value: str | None) -> str | None:
 
 
 def _read_text(name: str, option: str) -> str:
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))
     try:
         return path.read_text(encoding="utf-8-sig")
     except OSError as e:
         raise UsageError(f"{option}: {path} cannot be read: {e.strerror or e}.") from None
     except UnicodeDecodeError as e:
         raise UsageError(f"{option}: {path} is not UTF-8 at byte {e.start}; save it as UTF-8.") from None
+    except ValueError:
+        raise UsageError(f"{option}: {name!r} can be no file's name.") from None

@@ -8,11 +8,11 @@ import signal
 import sys
 import termios
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 MOST_BYTES = 65536
 """That are read from the keyboard at once."""
-_IFLAG, _LFLAG = 0, 3
+_IFLAG, _LFLAG, _CC = 0, 3, 6
 _PASTE_OFF, _SHOW_CURSOR = "\x1b[?2004l", "\x1b[?25h"
 _LINES_ONLY = ("dumb", "unknown")
 
@@ -38,13 +38,15 @@ def borrowed() -> Iterator[None]:
     changed = termios.tcgetattr(sys.stdin)
     changed[_IFLAG] &= ~termios.ICRNL
     changed[_LFLAG] &= ~(termios.ECHO | termios.ICANON)
+    changed[_CC][termios.VQUIT] = b"\0"  # none: it would leave the terminal like this
     termios.tcsetattr(sys.stdin, termios.TCSANOW, changed)
     try:
         yield
     finally:
-        termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)
-        sys.stdout.write(_PASTE_OFF + _SHOW_CURSOR)
-        sys.stdout.flush()
+        with suppress(OSError, termios.error):  # the terminal is gone
+            termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)
+            sys.stdout.write(_PASTE_OFF + _SHOW_CURSOR)
+            sys.stdout.flush()
 
 
 def typed_before() -> str:

@@ -70,7 +70,7 @@ def check_declarations(path: str, text: str | None = None) -> tuple[Declarations
         value = {**value, "tools": _whole(value["tools"])}
     if faults := _schema_faults(value):
         return Declarations(), tuple(faults)
-    folder = Path(path).expanduser().absolute().parent
+    folder = Path(os.path.expanduser(path)).absolute().parent
     tools = tuple(_read_tool(entry, folder, path) for entry in value.get("tools", ()))
     servers, faults = [], []
     for name, entry in value.get("mcpServers", {}).items():
@@ -87,11 +87,13 @@ def check_declarations(path: str, text: str | None = None) -> tuple[Declarations
 def read_text(path: str) -> str:
     """The text of a declaration. Raises UsageError."""
     try:
-        return Path(path).expanduser().read_text(encoding="utf-8-sig")
+        return Path(os.path.expanduser(path)).read_text(encoding="utf-8-sig")
     except OSError as e:
         raise UsageError(f"{path} cannot be read: {e.strerror or e}.") from None
     except UnicodeDecodeError as e:
         raise UsageError(f"{path} is not UTF-8 at byte {e.start}; save it as UTF-8.") from None
+    except ValueError:
+        raise UsageError(f"{path!r} can be no file's name.") from None
 
 
 class _Twice(ValueError):
@@ -188,7 +190,7 @@ def _read_run(run: dict[str, Any] | None, folder: Path) -> Run | None:
 
 
 def _from(folder: Path, path: str) -> Path:
-    return folder / Path(path).expanduser()
+    return folder / os.path.expanduser(path)
 
 
 def _read_server(name: str, entry: dict[str, Any], folder: Path, source: str) -> Server:

@@ -19,6 +19,9 @@ def read_state(file: Path) -> dict[str, str]:
 
 def add_state(file: Path, key: str, value: str) -> None:
     """Remember one more. Raises OSError where that cannot be."""
+    file = Path(os.path.realpath(file))  # where it is a link it stays one
+    if file.exists():
+        file.read_bytes()  # what cannot be read must not be lost
     kept = {**read_state(file), key: value}
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile("w", dir=file.parent, delete=False, encoding="utf-8") as new:

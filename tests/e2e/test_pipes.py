@@ -182,6 +182,61 @@ def test_a_model_that_is_not_there_is_exit_code_3(env: dict[str, str], tmp_path:
         assert result.stderr.count(b"\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (("--system", "@~nobody-here/x", "hi"), 2),
+        (("--config", "~nobody-here/x", "hi"), 2),
+        (("--tools", "~nobody-here/x", "hi"), 2),
+        (("tools", "check", "~nobody-here/x"), 2),
+        (("tools", "init", "~nobody-here/x"), 2),
+        (("--model", "~nobody-here/x", "hi"), 3),
+        (("--chat-template", "~nobody-here/x", "hi"), 3),
+    ],
+)
+def test_a_home_of_nobody_is_a_path_that_is_not_there(
+    env: dict[str, str], words: tuple[str, ...], code: int
+) -> None:
+    result = glmchat(env, *words)
+    *_, said = (result.stdout + result.stderr).decode().splitlines()
+    assert result.returncode == code, said
+    assert "~nobody-here/x" in said
+    assert b"Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("setting", ['tools = "a\\u0000"', 'system = "@a\\u0000"'])
+def test_a_path_that_can_be_none(env: dict[str, str], tmp_path: Path, setting: str) -> None:
+    config = tmp_path / "odd.toml"
+    config.write_text(setting)
+    result = glmchat(env, "--config", str(config), *DEMO, "hi")
+    assert (result.returncode, result.stdout, result.stderr.count(b"\n")) == (2, b"", 1)
+
+
+def test_nobody_reads_the_thoughts(env: dict[str, str]) -> None:
+    """The answer does not depend on it."""
+    command = [
+        sys.executable,
+        "-m",
+        "glmchat",
+        *DEMO,
+        "--greedy",
+        "--show-thinking",
+        "--",
+        "What is 12 + 30?",
+    ]
+    with open("/dev/full", "wb") as full:
+        result = subprocess.run(
+            command, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=full, timeout=60
+        )
+    assert (result.returncode, b"42" in result.stdout) == (0, True)
+
+
+def test_json_is_unicode_in_any_locale(env: dict[str, str], tmp_path: Path) -> None:
+    name = str(tmp_path / "é€")
+    result = glmchat({**env, "PYTHONIOENCODING": "latin-1"}, "--json", "--model", name, "--", "hi")
+    assert name in json.loads(result.stdout.decode("ascii"))["error"]["message"]
+
+
 WEATHER = str(ROOT / "examples" / "weather" / "tools.json")
 
 

@@ -83,6 +83,8 @@ class LateEngine(ScriptedEngine):
 
 
 def main(name: str, delay: float, load_s: float) -> int:
+    refused: set[str] = set()
+
     def open_chat(settings: object, load: LoadState, *, apart: bool) -> Chat:
         load(LoadProgress("loading weights", 3 * 10**9, 4 * 10**9, 2, 5))
         fault = ModelError("The model is broken; fetch it again.") if name == "broken" else None
@@ -90,6 +92,13 @@ def main(name: str, delay: float, load_s: float) -> int:
         return Chat(engine, tools=RUN if name == "tools" else TOOLS if name == "calls" else ())
 
     def open_engine(settings: object, model: str, load: LoadState, *, apart: bool) -> LateEngine:
+        if model in ("crowded", "full"):
+            refused.add(model)
+        if model == "crowded" or "full" in refused:
+            if model == "at last":
+                refused.clear()
+            else:
+                raise ModelError(f"A process for {model} cannot be started; end other programs first.")
         fault = ModelError(f"{model} is no model.") if model == "nonsense" else None
         engine = LateEngine(turn(f"I am {model}."), delay=delay, load_s=load_s, fault=fault)
         engine.info = ModelInfo(model, "cpu")

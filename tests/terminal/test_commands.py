@@ -137,9 +137,21 @@ def test_system(tmp_path: Path) -> None:
     host.run(f"/system @{tmp_path}/s.txt")
     assert host.run("/system") == "From a file."
     assert "There is no file" in host.run("/system @missing")
+    assert "There is no file" in host.run("/system @~nobody-here/x")
+    (tmp_path / "my words.txt").write_text("From another.\n")
+    host.run(f'/system @"{tmp_path}/my words.txt"')
+    assert host.run("/system") == "From another."
+    host.run(f"/system @{tmp_path}/s.txt")
     assert host.run("/system") == "From a file."
     host.run("/system off")
     assert host.roles == ["user", "assistant"]
+
+
+def test_a_file_that_no_message_can_name(tmp_path: Path) -> None:
+    (tmp_path / 'a"b c.txt').write_text("x")
+    said = Listener("hello").run(f'/file {tmp_path}/a"b c.txt')
+    assert "cannot stand in a message" in said
+    assert "There is no file ~nobody-here/x" in Listener("hello").run("/file ~nobody-here/x")
 
 
 def test_file_becomes_a_draft(tmp_path: Path) -> None:

@@ -25,6 +25,25 @@ def test_a_word_stands_for_a_long_text() -> None:
     assert pastes.unfold("see [pasted 12 lines, 2] and [pasted 12 lines]") == f"see {OTHER} and {LONG}"
 
 
+def test_a_paste_may_hold_the_word_for_another() -> None:
+    pastes = Pastes()
+    quoting = f"[pasted 12 lines]\n{OTHER}"
+    line = " ".join(map(pastes.fold, (LONG, quoting)))
+    assert line == "[pasted 12 lines] [pasted 13 lines]"
+    assert pastes.unfold(line) == f"{LONG} {quoting}"
+
+
+def test_a_long_line_is_a_long_paste() -> None:
+    """Each key would take a tenth of a second otherwise, or seconds."""
+    pastes = Pastes()
+    assert pastes.fold("x" * 4000) == "x" * 4000
+    word = pastes.fold("x" * 123_456)
+    assert word == "[pasted 123,456 characters]"
+    assert pastes.unfold(f"see {word}") == "see " + "x" * 123_456
+    assert pastes.stray(f"see {word}") == ""
+    assert pastes.stray("[pasted 12,345 characters]").startswith("[pasted 12,345 characters] stands for no")
+
+
 def test_a_newline_at_the_end_begins_no_line() -> None:
     ten = "x\n" * 10
     assert Pastes().fold(ten) == ten

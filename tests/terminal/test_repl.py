@@ -6,6 +6,8 @@ import contextlib
 import re
 import signal
 import stat
+import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
@@ -150,6 +152,24 @@ def test_a_model_that_fails_gives_the_one_before_back(start: Start, asking: bool
     leave(chat)
 
 
+def test_a_model_whose_process_cannot_be_started(start: Start) -> None:
+    chat = start("talk")
+    chat.wait_for("thinking on")
+    chat.send("/model crowded\r")
+    chat.wait_for("A process for crowded cannot be started; end other programs first.")
+    chat.wait_for("Back to scripted.")
+    chat.wait_for(at_prompt)
+    chat.send("hi\r")
+    chat.wait_for("I am scripted.")
+    chat.send("/model full\r")
+    chat.wait_for("There is no model now; /model NAME loads one.")
+    chat.send("/model at last\r")
+    chat.wait_for("at last · cpu")
+    chat.send("still there?\r")
+    chat.wait_for("I am at last.")
+    leave(chat)
+
+
 def test_a_question_is_taken_back_edited_and_asked_again(start: Start) -> None:
     chat = start("talk")
     chat.send("one question\r")
@@ -193,6 +213,51 @@ def test_new_lines_and_the_editor(start: Start, tmp_path: Path) -> None:
     chat.send("\x18\x05")
     chat.wait_for("from the editor")
     assert "Hello" not in chat.text, "what the editor gave is not sent unseen"
+    chat.send("\r")
+    chat.wait_for("Hello you.")
+    leave(chat)
+
+
+def test_nothing_is_drawn_over_an_editor(start: Start, tmp_path: Path) -> None:
+    editor = tmp_path / "editor"
+    editor.write_text(
+        '#!/bin/sh\nprintf "\\033[2J\\033[Hthe editor stands"; sleep 1.5; printf " until here"; sleep 0.5\n'
+        'printf "edited" > "$1"\n'
+    )
+    editor.chmod(0o755)
+    chat = start("slow", delay=0.02, env={"EDITOR": str(editor), "VISUAL": ""})
+    chat.wait_for("thinking on")
+    chat.send("go\r")
+    chat.wait_for("Thinking")
+    chat.send("\x18\x05")
+    chat.wait_for("the editor stands")
+    chat.resize(70, 24)
+    chat.wait_for("until here")
+    assert "\n".join(chat.lines[-24:]).strip() == "the editor stands until here"
+    chat.wait_for("› edited")
+    chat.wait_for("word word")
+    chat.send("\x03")
+    chat.wait_for("stopped")
+    chat.send("\x03")
+    leave(chat)
+
+
+@pytest.mark.parametrize(
+    ("leaves", "says"),
+    [('printf "caf\\351" > "$1"', "a text that is not UTF-8"), ('rm "$1"', "The editor left no file")],
+)
+def test_what_an_editor_leaves_that_cannot_be_read(
+    start: Start, tmp_path: Path, leaves: str, says: str
+) -> None:
+    editor = tmp_path / "editor"
+    editor.write_text(f"#!/bin/sh\n{leaves}\n")
+    editor.chmod(0o755)
+    chat = start("talk", env={"EDITOR": str(editor), "VISUAL": ""})
+    chat.wait_for("thinking on")
+    chat.send("my words\x18\x05")
+    chat.wait_for(says)
+    chat.wait_for("› my words")
+    assert "Press ENTER" not in chat.text
     chat.send("\r")
     chat.wait_for("Hello you.")
     leave(chat)
@@ -604,6 +669,40 @@ def test_sigterm_restores_the_terminal(start: Start, moment: str) -> None:
     assert b"Traceback" not in chat.raw
 
 
+@pytest.mark.parametrize("moment", ["prompt", "answer"])
+def test_a_terminal_that_is_closed(tmp_path: Path, moment: str) -> None:
+    log = tmp_path / "log"
+    words = [sys.executable, "-m", "tests.terminal.scripted_repl", "slow", "0.01", "0"]
+    record = (
+        "import signal, subprocess, sys; signal.signal(signal.SIGHUP, lambda *_: None)\n"
+        f"with open({str(log)!r}, 'a', buffering=1) as log:\n"
+        f"    code = subprocess.call({words!r}, stderr=log)\n"
+        "    log.write(f'ended {code}\\n')\n"
+    )
+    with terminal(["-c", record], {"HOME": str(tmp_path)}) as chat:
+        chat.wait_for("thinking on")
+        if moment == "answer":
+            chat.send("go\r")
+            chat.wait_for("Thinking")
+    ends = time.monotonic() + 20
+    while "ended" not in log.read_text() and time.monotonic() < ends:
+        time.sleep(0.05)
+    assert log.read_text() == "ended 143\n"
+
+
+def test_a_paste_that_begins_before_the_line_stands(start: Start) -> None:
+    chat = start("talk")
+    chat.wait_for("›")
+    assert not at_prompt(chat.text), "that was not early"
+    chat.send("\x1b[200~ab")
+    chat.wait_for(at_prompt)
+    chat.send("c\nd\x1b[201~")
+    chat.wait_for("› abc\n  d")
+    chat.send("\r")
+    chat.wait_for("Hello you.")
+    leave(chat)
+
+
 def test_history_is_kept_and_private(start: Start, tmp_path: Path) -> None:
     chat = start("talk")
     chat.send("remember me\r")
@@ -642,13 +741,23 @@ def test_a_dumb_terminal_gets_lines_of_text(start: Start) -> None:
     assert chat.wait_end() == 0
 
 
+def test_a_dumb_terminal_shows_the_prompt_whatever_stderr_is(tmp_path: Path) -> None:
+    words = f"{sys.executable} -m tests.terminal.scripted_repl talk 0 0 2> {tmp_path}/log"
+    env = {"TERM": "dumb", "HOME": str(tmp_path)}
+    with terminal(["-c", words], env, program="/bin/sh") as chat:
+        chat.wait_for("›")
+        chat.send("/quit\r")
+        assert chat.wait_end() == 0
+    assert (tmp_path / "log").read_text() == ""
+
+
 def test_no_color(start: Start) -> None:
     chat = start("calls", env={"NO_COLOR": "1"})
     chat.send("weather?\r")
     chat.wait_for("not run")
     leave(chat)
     assert b"\x1b[36m" not in chat.raw
-    assert b"\x1b[38;" not in chat.raw
+    assert not re.search(rb"\x1b\[[\d;]*\b(3\d|38;5;\d+)[;m]", chat.raw), "nor the lower edge"
 
 
 def test_tools_on_a_dumb_terminal(start: Start) -> None:

@@ -22,6 +22,7 @@ from glmchat.tools.builtin import declarations as builtin_declarations
 from glmchat.tools.check import argument_faults
 from glmchat.tools.declare import Remote, Run, Server, Tool
 from glmchat.tools.output import Outcome
+from glmchat.tools.state import add_state
 
 from ..scripted import Script, ScriptedEngine, turn
 
@@ -183,6 +184,17 @@ def test_what_is_remembered_stays_where_the_disk_is_full(tmp_path: Path) -> None
     assert json.loads(file.read_text()) == {"first": "a"}
     assert list(file.parent.iterdir()) == [file]
     assert file.stat().st_mode & 0o777 == 0o600
+
+
+def test_what_is_remembered_elsewhere_stays_there(tmp_path: Path) -> None:
+    """By a link, as people have who keep their settings in a repository."""
+    kept, link = tmp_path / "kept.json", tmp_path / "state" / "allowed.json"
+    kept.write_text('{"first": "a"}')
+    link.parent.mkdir()
+    link.symlink_to(kept)
+    add_state(link, "second", "b")
+    assert link.is_symlink()
+    assert json.loads(kept.read_text()) == {"first": "a", "second": "b"}
 
 
 @pytest.mark.parametrize(
