@@ -59,7 +59,30 @@ AIR_LAYERS = {
 takes beside the weights of a token is what it is there; in small models it is several times as much."""
 
 
-def write_random_checkpoint(folder: Path, shape: dict[str, int] = SHAPE) -> Path:
+FLASH_LAYERS = {
+    "hidden_size": 2048,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 20,
+    "num_key_value_heads": 20,
+    "q_lora_rank": 768,
+    "kv_lora_rank": 512,
+    "qk_nope_head_dim": 192,
+    "qk_rope_head_dim": 64,
+    "v_head_dim": 256,
+    "intermediate_size": 10240,
+    "moe_intermediate_size": 1536,
+    "n_routed_experts": 16,
+    "n_shared_experts": 1,
+    "num_experts_per_tok": 4,
+    "n_group": 1,
+    "topk_group": 1,
+    "max_position_embeddings": 16384,
+}
+"""A dense layer and one with a quarter of its experts in the shape of GLM-4.7-Flash (glm4_moe_lite), which
+attends to latents."""
+
+
+def write_random_checkpoint(folder: Path, shape: dict[str, int] = SHAPE, kind: str = "glm4_moe") -> Path:
     """Write one to `folder` in bfloat16 with the bundled checkpoint's tokenizer; always the same weights.
 
     No token ends its answer, in any of its files: it would come by chance, and rounding would decide when.
@@ -68,12 +91,16 @@ def write_random_checkpoint(folder: Path, shape: dict[str, int] = SHAPE) -> Path
     from transformers import AutoConfig, AutoModelForCausalLM
 
     demo = resolve("demo").folder
-    config = AutoConfig.from_pretrained(demo, **shape)
-    config.eos_token_id = None
+    known = AutoConfig.from_pretrained(demo)
+    if kind == known.model_type:
+        config = AutoConfig.from_pretrained(demo, **shape)
+    else:
+        config = AutoConfig.for_model(kind, vocab_size=known.vocab_size, **shape)
+    config.bos_token_id = config.eos_token_id = config.pad_token_id = None
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
     model.save_pretrained(folder)
-    if shape["num_nextn_predict_layers"]:
+    if shape.get("num_nextn_predict_layers"):
         _add_mtp_layer(folder / "model.safetensors", model)
     for name in ("tokenizer.json", "chat_template.jinja"):
         shutil.copy(demo / name, folder)

@@ -28,10 +28,18 @@ from glmchat.glm.checkpoints import resolve
 from glmchat.glm.encode import encode_prompt
 from glmchat.messages import Conversation, Message
 
-from .checkpoint import AIR_LAYERS, add_model_argument, chosen_models, write_random_checkpoint
+from .checkpoint import (
+    AIR_LAYERS,
+    FLASH_LAYERS,
+    add_model_argument,
+    chosen_models,
+    write_random_checkpoint,
+)
 from .report import Comparison, measure_pairs, show
 
 GOAL, GOAL_STREAMER = 0.97, 1.1
+BEHIND = 2000
+"""Tokens, about, that are in the cache before latents are attended to."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,6 +57,11 @@ def run(args: argparse.Namespace) -> None:
             shape = AIR_LAYERS | {"n_routed_experts": 16}  # a token reads 8; four processes hold all
             models = [*models, str(write_random_checkpoint(Path(folder) / "Air's layers", shape))]
         comparisons = [row for model in models for row in _compare(model, args)]
+        if not args.model:
+            flash = Path(folder) / f"Flash's layers behind {BEHIND:,}"
+            write_random_checkpoint(flash, FLASH_LAYERS, "glm4_moe_lite")
+            long = {**vars(args), "prompt": " ".join([args.prompt] * (BEHIND // 11))}
+            comparisons += _compare(str(flash), argparse.Namespace(**long))
     show("Greedy decoding, tokens/s", comparisons)
 
 

@@ -129,6 +129,7 @@ def stream(tokens: list[str]) -> int:
             history=InMemoryHistory(),
             completer=DummyCompleter(),
             on_resize=lambda: None,
+            on_fault=lambda text: None,
             output=output,
             keyboard=keyboard,
         )

@@ -42,6 +42,7 @@ MAY_BE_HEAVY = {
     "engine/packing.py",
     "engine/native.py",
     "engine/experts.py",
+    "engine/latent.py",
     "engine/fused.py",
     "engine/rotary.py",
     "engine/step.py",

@@ -21,6 +21,7 @@ import sys
 from typing import Any
 
 from . import native
+from .latent import attend_to_latents, leave_latents, takes
 
 GROUPED, NATIVE, CAUSAL = "glmchat_grouped", "glmchat_native", "glmchat_causal"
 _MORE = (
@@ -47,6 +48,7 @@ def use_own_attention(model: Any) -> None:
     size = getattr(model.config, "head_dim", None) or (heads and model.config.hidden_size // heads)
     on_cpu = NATIVE if size and native.attends(model.dtype, size) else GROUPED
     model.set_attn_implementation(CAUSAL if kinds == {"cuda"} else on_cpu)
+    leave_latents(model, _attend_together)
 
 
 def _asks_for_its_name(model: Any) -> bool:
@@ -63,12 +65,41 @@ def _register() -> None:
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import sdpa_mask
 
-    AttentionInterface.register(GROUPED, _grouped)
+    AttentionInterface.register(GROUPED, _knowing_latents(_grouped))
     AttentionMaskInterface.register(GROUPED, sdpa_mask)
-    AttentionInterface.register(NATIVE, native_attention)
-    AttentionInterface.register(CAUSAL, _causal)
+    AttentionInterface.register(NATIVE, _knowing_latents(native_attention))
+    AttentionInterface.register(CAUSAL, _knowing_latents(_causal))
     for name in (NATIVE, CAUSAL):
         AttentionMaskInterface.register(name, _mask_or_causal)
+
+
+def _knowing_latents(usual: Any) -> Any:
+    """The same, but for modules that leave latents as they are."""
+
+    def attend(
+        module: Any, query: Any, key: Any, value: Any, attention_mask: Any, scaling: Any = None, **more: Any
+    ) -> tuple[Any, Any]:
+        expand = getattr(module, "expand_latents", None)
+        if expand is not None:
+            masked = attention_mask is None or attention_mask.shape[1] == 1
+            if masked and _is_usual(query, more) and takes(module, query.shape[2]):
+                out = attend_to_latents(module, query, key, value, attention_mask, scaling, _attend_together)
+                return out, None
+            key, value = expand(key, value)
+        out, weights = usual(module, query, key, value, attention_mask, scaling, **more)
+        return out, weights
+
+    return attend
+
+
+def _attend_together(query: Any, keys: Any, mask: Any, scale: float) -> Any:
+    """latent.Attend: new tokens, the last of all, attend to those before them."""
+    rows, length = query.shape[2], keys.shape[2]
+    if mask is None and native.takes(query, keys):
+        return native.attend(query, keys, keys, scale)
+    if mask is None and rows > 1:
+        mask = _lower_right(query, length)
+    return _attend(query, keys, keys, mask, scale)
 
 
 def _grouped(

@@ -16,6 +16,10 @@ _MEANINGS = (
         "--offload-dir, or choose a smaller checkpoint.",
     ),
     (
+        ("ignore_mismatched_sizes",),
+        "{name} holds weights of other sizes than its config.json says; fetch both from the same place again.",
+    ),
+    (
         ("trust_remote_code", "custom code"),
         "{name} needs code of its own to run, which transformers does not have; if you trust its author, "
         "add --trust-remote-code.",

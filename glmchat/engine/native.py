@@ -17,7 +17,7 @@ INPUTS = {AMX: 32, BF16: 2, AVX512: 1, AVX2: 1}
 """By the builds, which are called after what a CPU must have: of how many inputs a matrix has a multiple."""
 MOST_PLAIN = 8
 """Up to so many rows are multiplied with a matrix that is not packed faster than torch does it."""
-_SIZES, _LARGEST = 32, 256
+_SIZES, _LARGEST = 32, 576
 """Sizes of a head are multiples of it, and at most so large."""
 _BLOCKS = (64, 48, 32, 16)
 """How many outputs oneDNN puts into a block of a packed matrix."""

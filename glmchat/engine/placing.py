@@ -178,7 +178,10 @@ def _cache_bytes(model: Any) -> int:
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     tokens = min(_CONTEXT, getattr(config, "max_position_embeddings", _CONTEXT))
-    return int(2 * config.num_hidden_layers * heads * size * model.dtype.itemsize * tokens)
+    each = 2 * heads * size
+    if any(hasattr(module, "expand_kv") for module in model.modules()):  # of latents
+        each = config.kv_lora_rank + config.qk_rope_head_dim
+    return int(config.num_hidden_layers * each * model.dtype.itemsize * tokens)
 
 
 def _check_devices(device_map: DeviceMap, max_memory: dict[int | str, int] | None) -> None:

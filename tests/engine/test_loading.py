@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from glmchat.engine import placing
+from glmchat.engine import loading, placing
 from glmchat.engine.local import open_local
 from glmchat.engine.memory import LoadOptions, parse_device_map, parse_max_memory
 from glmchat.engine.placing import check_room
@@ -101,6 +101,26 @@ def test_nothing_is_read_ahead_with_weights_from_disk(
         time.sleep(1)  # a job that comes at once would make it old
         branches = engine.lend(lambda decoder, *_: len(decoder.prefixes._branches))
     assert branches == (limit is None)
+
+
+def test_a_small_model_leaves_a_large_one_its_threads(
+    tiny_glm: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual = torch.get_num_threads()
+    with open_local(str(tiny_glm)) as small:
+        assert small.lend(lambda decoder, *_: decoder.loaded.threads) == 1
+        monkeypatch.setattr(loading, "SMALL", 0)
+        with open_local(str(tiny_glm)) as large:
+            assert large.lend(lambda decoder, *_: decoder.loaded.threads) == usual
+    assert torch.get_num_threads() == usual
+
+
+def test_weights_of_other_sizes_than_it_says(tiny_glm: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_glm, tmp_path / "odd"))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "vocab_size": config["vocab_size"] + 16}))
+    with pytest.raises(ModelError, match=r"weights of other sizes than its config.json says"):
+        answer(folder)
 
 
 def test_explicit_map(tiny_glm: Path, tmp_path: Path) -> None:

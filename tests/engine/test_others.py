@@ -12,6 +12,8 @@ import torch
 from transformers import AutoModelForCausalLM, GenerationConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
+from glmchat.engine import latent
+from glmchat.engine.attention import use_own_attention
 from glmchat.engine.decode import Decoder
 from glmchat.engine.local import open_local
 from glmchat.engine.memory import LoadOptions
@@ -53,8 +55,9 @@ OTHERS: dict[str, dict[str, Any]] = {
     "deepseek_v3": LATENT
     | {"num_attention_heads": 2, "num_key_value_heads": 2, "qk_nope_head_dim": 128}
     | {"qk_rope_head_dim": 64, "v_head_dim": 128, "head_dim": "none"},
-    # As GLM-4.7-Flash, whose sizes are alike.
+    # As GLM-4.7-Flash, whose sizes are alike; 70 tokens or more attend to what latents expand to.
     "glm4_moe_lite": LATENT
+    | {"kv_lora_rank": 256}
     | {"num_attention_heads": 2, "num_key_value_heads": 2, "qk_nope_head_dim": 48}
     | {"qk_rope_head_dim": 16, "v_head_dim": 64, "head_dim": "none"},
     # What they have read is not called past_key_values.
@@ -215,3 +218,34 @@ def test_one_that_remembers_in_a_way_of_its_own(tmp_path: Path) -> None:
     folder = build("rwkv", tmp_path / "rwkv", attention_hidden_size=96)
     with pytest.raises(ModelError, match="keeps what it has read in a way of its own"):
         open_local(str(folder), LoadOptions(device_map="cpu"))
+
+
+class TestLatents:
+    def test_they_stay_as_they_are_where_that_is_less(self, tmp_path: Path) -> None:
+        with open_local(str(build("glm4_moe_lite", tmp_path)), LoadOptions(device_map="cpu")) as engine:
+            model = engine.lend(lambda decoder, *_: decoder.loaded._model)
+            attention = model.model.layers[1].self_attn
+            assert attention.expand_kv is not attention.expand_latents
+            assert latent.takes(attention, 1)
+            assert latent.takes(attention, 71)
+            assert not latent.takes(attention, 72)
+
+    def test_another_order_of_the_matrix_is_seen(self, tmp_path: Path) -> None:
+        model = AutoModelForCausalLM.from_pretrained(build("glm4_moe_lite", tmp_path), dtype=torch.float32)
+        kind = type(model.model.layers[0].self_attn)
+        usual = kind.expand_kv
+
+        def other(self: Any, latents: Any, turned: Any) -> Any:
+            keys, values = usual(self, latents, turned)
+            return keys.flip(1), values
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(kind, "expand_kv", other)
+            use_own_attention(model)
+        assert not any(hasattr(module, "expand_latents") for module in model.modules())
+
+    def test_attention_as_asked_for_expands_them(self, tmp_path: Path) -> None:
+        options = LoadOptions(device_map="cpu", attn="sdpa")
+        with open_local(str(build("glm4_moe_lite", tmp_path)), options) as engine:
+            model = engine.lend(lambda decoder, *_: decoder.loaded._model)
+            assert not any(hasattr(module, "expand_latents") for module in model.modules())

@@ -9,6 +9,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, Glm4MoeConfig, LlamaConfig
 
+from benchmarks.checkpoint import FLASH_LAYERS
 from benchmarks.gpu import AIR
 from glmchat.engine import placing
 from glmchat.engine.memory import LoadOptions
@@ -127,3 +128,13 @@ class TestPlace:
     ) -> None:
         monkeypatch.setattr(AutoModelForCausalLM, "from_config", lambda *_, **__: 1 / 0)
         assert self.place(tiny_glm) == "auto"
+
+
+def test_a_cache_of_latents_is_small() -> None:
+    """GLM-4.7-Flash's, of 32,768 tokens: 1.65 GiB, where all heads' keys and values would be 29."""
+    config = AutoConfig.for_model(
+        "glm4_moe_lite", **{**FLASH_LAYERS, "num_hidden_layers": 47, "max_position_embeddings": 200_000}
+    )
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    assert placing._cache_bytes(model) == 47 * (512 + 64) * 2 * 32768

@@ -17,8 +17,9 @@
 #include "kernels.h"
 #include "tile.h"
 
-enum { WIDTH = 128, ROWS = 32, KEYS = 256, SPLIT = 1024, MAX_SIZE = 256 }; /* WIDTH: rows of a task; ROWS: at once */
+enum { WIDTH = 128, ROWS = 32, KEYS = 256, SPLIT = 1024 }; /* WIDTH: rows of a task; ROWS: at once */
 enum { SOME = 2 * LANES, AHEAD = 64 }; /* keys come in such numbers; so far are values fetched ahead */
+#define ALIGNED __attribute__((aligned(LINE)))
 #define UNSEEN (-0x1p100f) /* a score; a power of two, so that it is the same however it is scaled */
 
 typedef struct {
@@ -129,12 +130,12 @@ static void attend(const Call *call, Part part, ptrdiff_t group, ptrdiff_t first
     const ptrdiff_t each = call->heads / call->groups, known = call->length - call->rows;
     const ptrdiff_t used = least(WIDTH, each * call->rows - first);
     const bool few = (int)EVEN == (int)LANES && 2 * used <= size; /* so that it is less to turn scores than keys */
-    uint32_t query[WIDTH * MAX_SIZE / 2]; /* [rows, pairs] */
-    uint32_t keys[MAX_SIZE / 2 * KEYS];   /* [pairs, keys]; of few rows the query [pairs, rows] */
-    uint32_t values[KEYS / 2 * MAX_SIZE]; /* [pairs of keys, size] */
-    float scores[ROWS * KEYS];            /* [some rows, keys] */
-    float across[KEYS * ROWS];            /* [keys, some rows] */
-    uint32_t weights[ROWS * KEYS / 2];    /* [some rows, pairs of keys] */
+    uint32_t query[WIDTH * pairs] ALIGNED;   /* [rows, pairs] */
+    uint32_t keys[pairs * KEYS] ALIGNED;     /* [pairs, keys]; of few rows the query [pairs, rows] */
+    uint32_t values[KEYS / 2 * size] ALIGNED; /* [pairs of keys, size] */
+    float scores[ROWS * KEYS] ALIGNED;       /* [some rows, keys] */
+    float across[KEYS * ROWS] ALIGNED;       /* [keys, some rows] */
+    uint32_t weights[ROWS * KEYS / 2] ALIGNED; /* [some rows, pairs of keys] */
     State states[WIDTH];
     Tiles tiles = 0;
     ptrdiff_t reach = 0; /* keys before it are seen by some row */
@@ -220,8 +221,8 @@ static void finish(const Call *call, Part part, ptrdiff_t group, ptrdiff_t first
 }
 
 /* Query [heads, rows, size], where rows are the last of `length` tokens, each of which attends to itself and
-   those before it. Key and value [groups, length, size]. Size is a multiple of 32 and at most 256, elements of
-   a row are neighbours, strides are even. `out` [rows, heads, size] has no gaps. */
+   those before it. Key and value [groups, length, size]. Size is a multiple of 32 and at most 576, as
+   three times as much has to fit on a stack; elements of a row are neighbours, strides are even. `out` [rows, heads, size] has no gaps. */
 void glmchat_attend(const uint16_t *query, const uint16_t *key, const uint16_t *value, uint16_t *out,
                     ptrdiff_t heads, ptrdiff_t groups, ptrdiff_t rows, ptrdiff_t length, ptrdiff_t size,
                     ptrdiff_t query_head, ptrdiff_t query_row, ptrdiff_t key_group, ptrdiff_t key_row,
@@ -248,7 +249,7 @@ void glmchat_attend(const uint16_t *query, const uint16_t *key, const uint16_t *
                        least(begin + SPLIT, length));
                 continue;
             }
-            float room[2][WIDTH * (MAX_SIZE + 2)];
+            float room[2][WIDTH * (size + 2)];
             const Part whole = part_at(room[0], width, size), part = part_at(room[1], width, size);
             attend(&call, whole, group, first, 0, least(SPLIT, length));
             for (ptrdiff_t begin = SPLIT; begin < length; begin += SPLIT) {

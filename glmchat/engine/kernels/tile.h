@@ -252,7 +252,7 @@ enum { STRIP = 12, WIDE = 2 }; /* rows and vectors whose sums stay in registers 
 #else
 enum { STRIP = 5, WIDE = 1 };
 #endif
-enum { MOST_ROWS = 48, SOME_PAIRS = 1, EVEN = 1, MOST_PAIRS = 128 };
+enum { MOST_ROWS = 48, SOME_PAIRS = 1, EVEN = 1, MOST_PAIRS = 288 };
 typedef float Row[2][MOST_PAIRS]; /* of the left, in FP32: the first and the second of each pair */
 
 /* Lines that are fetched beside a product. */
