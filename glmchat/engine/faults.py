@@ -17,7 +17,7 @@ _MEANINGS = (
     ),
     (
         ("ignore_mismatched_sizes",),
-        "{name} holds weights of other sizes than its config.json says; fetch both from the same place again.",
+        "{name} holds weights of other sizes than its config.json says; fetch both anew from one place.",
     ),
     (
         ("trust_remote_code", "custom code"),
