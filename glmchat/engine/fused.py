@@ -274,7 +274,7 @@ class _Step(NamedTuple):
     """And so many times as large: how a gate bends, or where it ends, is not seen in all of them."""
 
 
-_LARGER = (1.0, 10.0, 100.0, 1000.0)
+_LARGER = (1.0, 30.0, 1000.0)
 _STEPS = (
     _Step(_norm, _norm_width),
     _Step(_attention, _attention_width, _rows_and_angles),

@@ -156,6 +156,7 @@ def _load_weights(
                 on_progress(LoadProgress("arranging weights"))
         use_packed_experts(model)
         use_fused(model)
+    pages.settle()
     small = all(t.device.type == "cpu" for t in model.parameters()) and _size(model) < SMALL
     torch.set_num_threads(1 if small else threads)  # of this thread, which will run it, and of new ones
     return model.eval()

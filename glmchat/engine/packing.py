@@ -19,6 +19,7 @@ import functools
 import inspect
 import itertools
 import re
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -84,18 +85,21 @@ def pack(model: Any, on_copied: Callable[[str], None] = lambda _: None) -> Itera
 
 
 def _used_bare(modules: dict[str, Any]) -> Iterator[str]:
-    """The names of those whose weights the code of the modules above them seems to take for itself."""
-    sources: dict[type, str] = {}
+    """The names of those whose weights the code around them seems to take for itself."""
     for name in modules:
         parent, _, child = name.rpartition(".")
-        kind = type(modules[parent])
-        if kind not in sources:
-            try:
-                sources[kind] = inspect.getsource(kind)
-            except (OSError, TypeError):
-                sources[kind] = ""
-        if re.search(rf"\b{re.escape(child)}\.(weight|bias)\b", sources[kind]):
+        if parent in modules and child in _taken(type(modules[parent]).__module__):
             yield name
+
+
+@functools.cache
+def _taken(module: str) -> frozenset[str]:
+    """Of which attributes the code in this Python module takes the weight or bias."""
+    try:
+        source = inspect.getsource(sys.modules[module])
+    except (KeyError, OSError, TypeError):
+        return frozenset()
+    return frozenset(re.findall(r"\bself\.(\w+)\.(?:weight|bias)\b", source))
 
 
 def use_packed_experts(model: Any) -> None:

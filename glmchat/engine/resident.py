@@ -24,16 +24,22 @@ _DONTNEED, _COLLAPSE = 4, 25  # MADV_…
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # M_… of mallopt
 _SMALL, _USUAL = 1 << 20, 1 << 25
 _HUGE_PAGE, _STEP = 1 << 21, 1 << 24
+_MUCH = 1 << 23  # bytes that are given back at once
 
 
 class FilePages:
-    """The pages of the safetensors files in `folder` that this process has mapped."""
+    """The pages of the safetensors files in `folder` that this process has mapped.
+
+    What nobody needs is given back some at a time: finding out where files are mapped takes a millisecond.
+    """
 
     def __init__(self, folder: Path) -> None:
         files = {os.path.realpath(path) for path in folder.glob("*.safetensors")}
         self._spans = sorted(span for file in files for span in _spans(file))
         self._names = [name for name, *_ in self._spans]
         self._whole: set[str] = set()
+        self._unneeded: dict[str, list[tuple[int, int]]] = {}
+        self._bytes = 0
 
     def loaded(self, name: str) -> None:
         """The parameter `name` is made. If of other tensors than the one of that name, their pages are given
@@ -44,20 +50,29 @@ class FilePages:
             self._whole.add(name)  # it may well lie in the file itself
             return
         below = name.rpartition(".")[0] + "."
-        ranges: dict[str, list[tuple[int, int]]] = {}
         for tensor, file, begin, end in self._spans[bisect_left(self._names, below) :]:
             if not tensor.startswith(below):
                 break
             if tensor not in self._whole:
-                ranges.setdefault(file, []).append((begin, end))
-        if ranges:
-            _give_back({file: _joined(parts) for file, parts in ranges.items()})
+                self._drop(file, begin, end)
 
     def copied(self, name: str) -> None:
         """The parameter `name`, which lay in a file, lies elsewhere now."""
         if name in self._whole:
             _, file, begin, end = self._spans[bisect_left(self._names, name)]
-            _give_back({file: [(begin, end)]})
+            self._drop(file, begin, end)
+
+    def settle(self) -> None:
+        """All that is not needed is given back."""
+        if self._unneeded:
+            _give_back({file: _joined(parts) for file, parts in self._unneeded.items()})
+        self._unneeded, self._bytes = {}, 0
+
+    def _drop(self, file: str, begin: int, end: int) -> None:
+        self._unneeded.setdefault(file, []).append((begin, end))
+        self._bytes += end - begin
+        if self._bytes >= _MUCH:
+            self.settle()
 
 
 def _spans(file: str) -> Iterator[tuple[str, str, int, int]]:
