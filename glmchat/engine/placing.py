@@ -38,8 +38,8 @@ def check_room(checkpoint: Checkpoint, options: LoadOptions) -> None:
     bring_torch()
     import torch
 
-    if torch.cuda.is_available():
-        gpus = [torch.cuda.get_device_properties(n) for n in range(torch.cuda.device_count())]
+    for kind in (torch.cuda, torch.xpu):
+        gpus = [kind.get_device_properties(n) for n in range(kind.device_count())]
         room += sum(gpu.total_memory for gpu in gpus)
     if needed > room:
         raise ModelError(

@@ -82,7 +82,7 @@ def test_weights_that_fit_nowhere(tiny_glm: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(placing, "total_memory", lambda: size)
     assert answer(tiny_glm)[1] == EXPECTED
     monkeypatch.setattr(placing, "total_memory", lambda: size - 1)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     with pytest.raises(ModelError, match=r"take 0 GB, and this machine has 0 GB .*--offload-dir"):
         answer(tiny_glm)
     checkpoint = resolve(str(tiny_glm))
