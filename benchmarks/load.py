@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> None:
             )
             comparisons.append(
                 Comparison(
-                    f"{Path(model).name}: load ÷ from_pretrained", ours, theirs, None, more_is_better=False
+                    f"{Path(model).name}: load ÷ from_pretrained", ours, theirs, 1.0, more_is_better=False
                 )
             )
     show("From the first weight to the first token, seconds", comparisons)
