@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import gc
 import os
 import signal
@@ -305,6 +306,20 @@ def _dispatch(settings: st.Settings, args: argparse.Namespace) -> int:
 
 
 def _talk(settings: st.Settings) -> int:
+    """The conversation, until the person leaves or closes the terminal."""
+    try:
+        code = _converse(settings)
+        _flush()
+        return code
+    except OSError as e:
+        if e.errno != errno.EIO:
+            raise
+    with contextlib.suppress(OSError):
+        _flush()
+    return EXIT_TERMINATED
+
+
+def _converse(settings: st.Settings) -> int:
     from .terminal import early
 
     with early.stand(thinks=settings.think) as standing:

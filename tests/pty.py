@@ -85,6 +85,10 @@ class Terminal:
         self._screen.resize(lines, columns)
         self._child.setwinsize(lines, columns)
 
+    def hang_up(self) -> None:
+        """The person closes the terminal's window."""
+        self._child.ptyproc.fileobj.close()
+
     def kill(self, number: int) -> None:
         self._child.kill(number)
 

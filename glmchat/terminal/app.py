@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import signal
 import threading
 import time
@@ -138,10 +137,8 @@ class App:
         """
         try:
             asyncio.run(self._run(begin))
-        except (EOFError, OSError) as e:
-            if isinstance(e, OSError) and e.errno != errno.EIO:
-                raise
-            self._code = EXIT_TERMINATED  # the terminal is gone
+        except EOFError:  # the terminal is gone
+            self._code = EXIT_TERMINATED
         if self._fault is not None:
             raise self._fault
         return self._code

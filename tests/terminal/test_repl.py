@@ -684,9 +684,10 @@ def test_a_terminal_that_is_closed(tmp_path: Path, moment: str) -> None:
         if moment == "answer":
             chat.send("go\r")
             chat.wait_for("Thinking")
-    ends = time.monotonic() + 20
-    while "ended" not in log.read_text() and time.monotonic() < ends:
-        time.sleep(0.05)
+        chat.hang_up()
+        ends = time.monotonic() + 20
+        while "ended" not in log.read_text() and time.monotonic() < ends:
+            time.sleep(0.05)
     assert log.read_text() == "ended 143\n"
 
 
