@@ -21,7 +21,7 @@ from glmchat.engine.bandwidth import read_bandwidth
 from glmchat.engine.base import GenerationOptions
 from glmchat.engine.compiled import CompiledStep
 from glmchat.engine.decode import Decoder
-from glmchat.engine.loading import LoadedModel
+from glmchat.engine.loaded import LoadedModel
 from glmchat.engine.sampling import Sampler
 from glmchat.engine.weights import active_bytes
 from glmchat.glm.checkpoints import SamplingDefaults

@@ -17,7 +17,7 @@ from glmchat.engine.bandwidth import read_bandwidth
 from glmchat.engine.compiled import CompiledStep
 from glmchat.engine.decode import Decoder
 from glmchat.engine.hybrid import compute_where_they_are, experts_of
-from glmchat.engine.loading import LoadedModel
+from glmchat.engine.loaded import LoadedModel
 from glmchat.engine.placing import but_experts
 from glmchat.engine.weights import active_bytes
 

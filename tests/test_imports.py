@@ -31,6 +31,7 @@ VALUES = {"messages", "events", "errors"}
 HEAVY = {"torch", "transformers", "accelerate"}
 MAY_BE_HEAVY = {
     "engine/loading.py",
+    "engine/loaded.py",
     "engine/environ.py",
     "engine/placing.py",
     "engine/hybrid.py",

@@ -15,13 +15,12 @@ with which it takes a third to a half longer.
 from __future__ import annotations
 
 import functools
-import inspect
 import re
-import sys
 from typing import Any
 
 from . import native
 from .latent import attend_to_latents, leave_latents, takes
+from .source import source_of
 
 GROUPED, NATIVE, CAUSAL = "glmchat_grouped", "glmchat_native", "glmchat_causal"
 _MORE = (
@@ -53,10 +52,7 @@ def use_own_attention(model: Any) -> None:
 
 def _asks_for_its_name(model: Any) -> bool:
     """Whether its code does something else where attention is called otherwise than transformers calls it."""
-    try:
-        source = inspect.getsource(sys.modules[type(model).__module__])
-    except (OSError, TypeError):
-        return False
+    source = source_of(type(model).__module__)
     return re.search(r"_attn_implementation (==|!=|in|not in) ", source) is not None
 
 

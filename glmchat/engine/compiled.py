@@ -26,7 +26,7 @@ from .kv import is_whole, use, whole
 from .step import FEW, Step, in_parts, run
 
 if TYPE_CHECKING:
-    from .loading import LoadedModel
+    from .loaded import LoadedModel
     from .memory import LoadOptions
 
 log = logging.getLogger(__name__)

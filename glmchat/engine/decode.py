@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 from . import native
 from .cache import Branch, PrefixCache, has_states, is_croppable
 from .draft import LONGEST_LOOKUP, LONGEST_MTP, Drafter, Lookup, Mtp, Pace
-from .loading import Stopped
+from .loaded import Stopped
 
 if TYPE_CHECKING:
-    from .loading import LoadedModel
+    from .loaded import LoadedModel
     from .sampling import Sampler
 
 CHUNK_CPU, CHUNK_AVX2, CHUNK_GPU, CHUNK_OFFLOADED = 512, 256, 8192, 4096
@@ -40,9 +40,10 @@ class Decoder:
     def __init__(self, loaded: LoadedModel) -> None:
         self.loaded = loaded
         self.prefixes = PrefixCache(loaded.new_cache, loaded.spare_memory(), loaded.copy)
-        self.chunk = _chunk(loaded)
+        cache = loaded.new_cache()
+        self.chunk = CHUNK_WHOLE if has_states(cache) else _chunk(loaded)
         self.chunk_ahead = CHUNK_AHEAD_HYBRID if loaded.hybrid else CHUNK_AHEAD
-        self.reuses = is_croppable(loaded.new_cache())
+        self.reuses = is_croppable(cache)
         """What was computed in one turn serves the next."""
         self.pace: Pace | None = None
         if loaded.speculates and loaded.turns_wide is None and self.reuses:
@@ -54,8 +55,6 @@ class Decoder:
 
 
 def _chunk(loaded: LoadedModel) -> int:
-    if has_states(loaded.new_cache()):
-        return CHUNK_WHOLE
     if loaded.offloaded:
         return CHUNK_OFFLOADED
     if loaded.input_device.type != "cpu":

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from .cache import Branch
-    from .loading import LoadedModel
+    from .loaded import LoadedModel
     from .mtp import MtpHead
 
 LONGEST_LOOKUP, LONGEST_MTP = 16, 5

@@ -59,7 +59,8 @@ def _pack_apart(usual: list[Any]) -> Any:
         ) -> dict[str, Any]:
             module, _, part = full_layer_name.rpartition(".")
             parts = [input_dict.get(pattern, []) for pattern in source_patterns]
-            if part in PARTS and is_usual(model.get_submodule(module)) and _are_alike(parts):
+            usually = model.dtype == torch.bfloat16 and is_usual(model.get_submodule(module))
+            if part in PARTS and usually and _are_alike(parts):
                 # It has the shape of all together, and nothing in it.
                 shape = len(parts[0]), sum(part[0].shape[0] for part in parts), parts[0][0].shape[1]
                 whole: Any = nn.Parameter(parts[0][0].new_empty(()).expand(shape), requires_grad=False)

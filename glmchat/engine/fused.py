@@ -7,7 +7,7 @@ kernels compute the same is tried.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from . import attention, layer, native
@@ -26,10 +26,7 @@ def use_fused(model: Any) -> None:
                 continue
             ours, kind = step.make(module), (type(module), width, *map(type, module.children()))
             if kind not in agree:
-                inputs = step.inputs(module, width)
-                agree[kind] = _agree(ours, module.forward, inputs) and all(
-                    _are_near(ours, module.forward, (inputs[0] * scale, *inputs[1:])) for scale in step.scales
-                )
+                agree[kind] = _agree(ours, module.forward, step.inputs(module, width), step.scales)
             if agree[kind]:
                 module.forward = ours
 
@@ -42,25 +39,24 @@ def whole_layers(model: Any) -> native.Layers | None:
     return native.in_order(whole) if whole and None not in whole else None
 
 
-def _agree(ours: Forward, theirs: Forward, inputs: Sequence[Any]) -> bool:
-    """Whether both make the same of them."""
+def _agree(ours: Forward, theirs: Forward, inputs: Sequence[Any], scales: Sequence[float]) -> bool:
+    """Whether both make the same of them, and about the same of so many times as large ones."""
     import torch
+
+    def pairs(scale: float) -> Iterator[tuple[Any, Any]]:
+        given = inputs if scale == 1 else (inputs[0] * scale, *inputs[1:])
+        return zip(_parts(ours(*given)), _parts(theirs(*given)), strict=True)
 
     try:
         with torch.inference_mode():
-            pairs = zip(_parts(ours(*inputs)), _parts(theirs(*inputs)), strict=True)
-            return all(torch.allclose(a, b, rtol=0.02, atol=1e-3) for a, b in pairs)
+            same = all(torch.allclose(a, b, rtol=0.02, atol=1e-3) for a, b in pairs(1))
+            return same and all(
+                float((a - b).float().norm()) <= 0.02 * float(b.float().norm())
+                for scale in scales
+                for a, b in pairs(scale)
+            )
     except Exception:  # it is something else that has what we looked for
         return False
-
-
-def _are_near(ours: Forward, theirs: Forward, inputs: Sequence[Any]) -> bool:
-    """Whether both make about the same, however large or small it is."""
-    import torch
-
-    with torch.inference_mode():
-        pairs = zip(_parts(ours(*inputs)), _parts(theirs(*inputs)), strict=True)
-        return all(float((a - b).float().norm()) <= 0.02 * float(b.float().norm()) for a, b in pairs)
 
 
 def _parts(found: Any) -> tuple[Any, ...]:

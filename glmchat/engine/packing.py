@@ -16,14 +16,13 @@ most the last bit of a single row of a large matrix, which comes out as it does 
 from __future__ import annotations
 
 import functools
-import inspect
 import itertools
 import re
-import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from . import native
+from .source import source_of
 
 _EXPERTS, _USUAL_EXPERTS = "glmchat_packed", "grouped_mm"
 PARTS = ("gate_up_proj", "down_proj")
@@ -95,11 +94,7 @@ def _used_bare(modules: dict[str, Any]) -> Iterator[str]:
 @functools.cache
 def _taken(module: str) -> frozenset[str]:
     """Of which attributes the code in this Python module takes the weight or bias."""
-    try:
-        source = inspect.getsource(sys.modules[module])
-    except (KeyError, OSError, TypeError):
-        return frozenset()
-    return frozenset(re.findall(r"\bself\.(\w+)\.(?:weight|bias)\b", source))
+    return frozenset(re.findall(r"\bself\.(\w+)\.(?:weight|bias)\b", source_of(module)))
 
 
 def use_packed_experts(model: Any) -> None:

@@ -37,7 +37,7 @@ from .process import Child, connect
 
 if TYPE_CHECKING:
     from ..glm.checkpoints import Checkpoint
-    from .loading import LoadedModel
+    from .loaded import LoadedModel
 
 log = logging.getLogger(__name__)
 

@@ -31,7 +31,7 @@ from .base import GenerationOptions
 from .decode import Decoder, Decoding
 from .detokenize import Detokenizer
 from .faults import forget_frames
-from .loading import LoadedModel
+from .loaded import LoadedModel
 from .outbox import Outbox
 from .sampling import Sampler
 from .todo import Todo

@@ -224,14 +224,11 @@ def _read(name: str, folder: Path) -> Checkpoint:
     _check_kind(name, folder)
     config = _json(folder / "config.json")
     architectures = config.get("architectures") or []
-    if architectures and "vision_config" in config:
-        raise ModelError(
-            f"{name} is a {architectures[0]} ({config.get('model_type')}), which reads images as well; "
-            "glmchat runs models of text alone, such as zai-org/GLM-4.5-Air."
-        )
     if architectures and not any(_CAUSAL.search(str(a)) for a in architectures):
+        images = "vision_config" in config
+        what = "reads images as well as text" if images else "does not write answers"
         raise ModelError(
-            f"{name} is a {architectures[0]} ({config.get('model_type')}), which does not write answers; "
+            f"{name} is a {architectures[0]} ({config.get('model_type')}), which {what}; "
             "choose a causal language model such as zai-org/GLM-4.5-Air."
         )
     if not config.get("model_type"):

@@ -23,7 +23,7 @@ from glmchat.engine import compiled, kv, local
 from glmchat.engine.base import GenerationOptions
 from glmchat.engine.compiled import LENGTHS, MESSAGE_STEP, MESSAGES, CompiledStep, why_not
 from glmchat.engine.graphs import Recorder
-from glmchat.engine.loading import LoadedModel
+from glmchat.engine.loaded import LoadedModel
 from glmchat.engine.local import LocalEngine, open_local
 from glmchat.engine.memory import LoadOptions
 from glmchat.engine.step import FEW, Out, Pieces, Step, run

@@ -17,7 +17,7 @@ from glmchat.engine import fused, kv, layer
 from glmchat.engine.attention import use_own_attention
 from glmchat.engine.cache import PrefixCache
 from glmchat.engine.draft import Mtp
-from glmchat.engine.loading import LoadedModel, Stopped
+from glmchat.engine.loaded import LoadedModel, Stopped
 from glmchat.engine.local import open_local
 from glmchat.engine.memory import LoadOptions
 from glmchat.engine.packing import pack, use_packed_experts

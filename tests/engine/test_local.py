@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from glmchat.chat import Chat
 from glmchat.engine import decode, local
 from glmchat.engine.base import GenerationOptions
-from glmchat.engine.loading import LoadedModel
+from glmchat.engine.loaded import LoadedModel
 from glmchat.engine.local import LocalEngine, open_local
 from glmchat.engine.memory import LoadOptions
 from glmchat.errors import ModelError, TemplateError
