@@ -10,7 +10,6 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
-from . import native
 from .packing import PARTS, fits, is_better, is_usual, packed
 
 
@@ -64,7 +63,7 @@ def _pack_apart(usual: list[Any]) -> Any:
                 # It has the shape of all together, and nothing in it.
                 shape = len(parts[0]), sum(part[0].shape[0] for part in parts), parts[0][0].shape[1]
                 whole: Any = nn.Parameter(parts[0][0].new_empty(()).expand(shape), requires_grad=False)
-                whole.apart = nn.ParameterList(_joined(parts))
+                whole.apart = nn.ParameterList(packed(expert) for expert in zip(*parts, strict=True))
                 return {target_patterns[0]: whole}
             for step in usual:
                 input_dict = step.convert(
@@ -87,18 +86,3 @@ def _are_alike(parts: list[list[Any]]) -> bool:
         and all(t.ndim == 2 and t.shape == part[0].shape and fits(t) and t.device.type == "cpu" for t in part)
         for part in parts
     )
-
-
-def _joined(parts: list[list[Any]]) -> Iterator[Any]:
-    """Each expert packed, its parts one below the other."""
-    import torch
-
-    rows = None
-    for expert in zip(*parts, strict=True):
-        if not native.packs():
-            yield packed(torch.cat(expert))  # stays where it is
-        elif len(expert) == 1:
-            yield packed(expert[0])
-        else:  # memory that was had before takes a fraction of the time
-            rows = torch.cat(expert) if rows is None else torch.cat(expert, out=rows)
-            yield packed(rows)

@@ -12,7 +12,6 @@ the CPU 4 ms for a token, and from pinned memory they are sent in 100 ms.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import functools
 import itertools
 import time
@@ -193,27 +192,19 @@ class _Matrix(NamedTuple):
     held: Any
     """Its numbers, [n]."""
     shape: tuple[int, int]
-    packed: tuple[int, int] | None
-    """Room and block; see native.Matrix."""
+    block: int | None
+    """Of a packed one; see native.Matrix."""
 
     @classmethod
     def of(cls, weight: Any) -> _Matrix:
-        import torch
-
         shape = (weight.shape[0], weight.shape[1])
-        if not weight.is_mkldnn:
+        if getattr(weight, "held", None) is None:
             return cls(weight.detach().reshape(-1), shape, None)
-        (matrix,) = weight.native
-        blocks = -(-matrix.outs // matrix.block)
-        bytes_ = (ctypes.c_char * (2 * blocks * matrix.block * matrix.room)).from_address(matrix.packed)
-        return cls(torch.frombuffer(bytes_, dtype=weight.dtype), shape, (matrix.room, matrix.block))
+        return cls(weight.held, shape, weight.native[0].block)
 
     def plain(self, held: Any) -> Any:
         """The matrix [outs, ins] of its numbers, wherever those are."""
-        if self.packed is None:
-            return held.view(self.shape)
-        (outs, ins), (room, block) = self.shape, self.packed
-        return held.view(-1, room // 2, block, 2).transpose(1, 2).reshape(-1, room)[:outs, :ins]
+        return held.view(self.shape) if self.block is None else native.plain(held, *self.shape, self.block)
 
 
 class _Expert(NamedTuple):
@@ -224,7 +215,7 @@ class _Expert(NamedTuple):
 def _sendable(module: Any) -> list[_Expert]:
     """Its experts; none where oneDNN has packed any in a way of its own."""
     pairs = list(zip(*(getattr(module, part) for part in PARTS), strict=True))
-    if any(t.is_mkldnn and getattr(t, "native", None) is None for pair in pairs for t in pair):
+    if any(t.is_mkldnn for pair in pairs for t in pair):
         return []
     return [_Expert(_Matrix.of(up), _Matrix.of(down)) for up, down in pairs]
 

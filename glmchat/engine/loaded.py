@@ -183,7 +183,8 @@ class LoadedModel:
     def _page(self) -> Iterator[None]:
         packed, plain = self._torch.ops.mkldnn, self._torch.nn.Parameter  # some builds have none packed
         usual = [t for t in self.weights() if type(t) is plain and t.device.type == "cpu"]
-        yield from onto_huge_pages([packed.data_ptr(t) if t.is_mkldnn else t.data_ptr() for t in usual])
+        held = [t if (own := getattr(t, "held", None)) is None else own for t in usual]
+        yield from onto_huge_pages([packed.data_ptr(t) if t.is_mkldnn else t.data_ptr() for t in held])
         yield from pin(self._model, self._on_close.callback)
 
     def join(self, states: Any, more: Any) -> Any:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,8 @@ MOST_PLAIN = 8
 _SIZES, _LARGEST = 32, 576
 """Sizes of a head are multiples of it, and at most so large."""
 _BLOCKS = (64, 48, 32, 16)
-"""How many outputs oneDNN puts into a block of a packed matrix."""
-_BLOCK = 64
-"""Outputs of a matrix that is not packed, at most, that are computed together."""
-_ENDS = 16
-"""Pairs of inputs at each end of one, by which it is told."""
+"""How many outputs a block of a packed matrix may have. Of others the first so many are computed together."""
+_LANES = _BLOCKS[-1]
 
 
 def library(build: str) -> Path:
@@ -78,8 +75,8 @@ def onednn_multiplies() -> bool:
 
 
 def packs() -> bool:
-    """Whether the kernels read matrices as oneDNN packs them, and not as they are."""
-    return build() not in (AVX512, AVX2) or not usable()
+    """Whether there are kernels, and they read matrices as `pack` leaves them, and not as they are."""
+    return usable() and build() in (AMX, BF16)
 
 
 @functools.cache
@@ -114,15 +111,14 @@ def attend(query: Any, key: Any, value: Any, scale: float) -> Any:
 
 
 class Matrix(ctypes.Structure):
-    """Where a matrix [outs, ins] lies, packed in blocks of so many outputs, with room for so many inputs, or
-    as it is, and what is added to its products. The tensors must live on."""
+    """Where a matrix [outs, ins] lies, packed in blocks of so many outputs or as it is, and what is added to
+    its products. The tensors must live on."""
 
     _fields_ = (
         ("packed", ctypes.c_void_p),
         ("bias", ctypes.c_void_p),
         ("outs", ctypes.c_ssize_t),
         ("ins", ctypes.c_ssize_t),
-        ("room", ctypes.c_ssize_t),
         ("block", ctypes.c_ssize_t),
     )
 
@@ -130,60 +126,54 @@ class Matrix(ctypes.Structure):
 Matrices = ctypes.Array[Matrix]
 
 
-def find(packed: Any, weight: Any, bias: Any = None) -> Matrices | None:
-    """How to multiply with `packed`, made of `weight` [outs, ins] by oneDNN, and add `bias` [outs]; None
-    where that is left to torch. Where the kernels read matrices as they are, `packed` is not looked at.
+def find(weight: Any, bias: Any = None) -> Matrices | None:
+    """How to multiply with `weight` [outs, ins] as it is, and add `bias` [outs]; None where that is left to
+    torch."""
+    if packs() or not multiplies(weight) or not _adds(bias):
+        return None
+    return together([Matrix(weight.data_ptr(), _address(bias), *weight.shape, _BLOCKS[0])])
 
-    How oneDNN packs is its own affair, so it is looked at.
+
+def pack(parts: Sequence[Any], bias: Any = None) -> tuple[Any, Matrices] | None:
+    """Weights [outs, ins], one below the other, and what adds `bias` [outs], as they are multiplied with.
+
+    First the numbers as they lie, which must live on; None where that is left to torch.
     """
     import torch
 
-    outs, ins = weight.shape
-    ours = weight.dtype == torch.bfloat16 and (bias is None or bias.dtype == torch.bfloat16)
-    if not ours or not usable() or ins % INPUTS[build() or BF16]:
+    outs, ins = sum(map(len, parts)), parts[0].shape[1]
+    if not packs() or ins % INPUTS[build() or BF16] or not _adds(bias) or not is_bf16(*parts):
         return None
-    added = None if bias is None else bias.data_ptr()
-    if not packs():
-        plain = Matrix(weight.data_ptr(), added, outs, ins, ins, _BLOCK)
-        return together([plain]) if multiplies(weight) else None
-    address, size = int(torch.ops.mkldnn.data_ptr(packed)), int(torch.ops.mkldnn._nbytes(packed))
-    bytes_ = (ctypes.c_char * size).from_address(address)
-    numbers = torch.frombuffer(bytes_, dtype=torch.bfloat16)
-    found = (Matrix(address, added, outs, ins, *how) for how in _ways(numbers, weight))
-    return next(map(together, zip(found)), None)
+    if any(len(part) % _LANES for part in parts[:-1]):
+        parts = [torch.cat(list(parts))]
+    room = outs + -outs % _LANES
+    held = parts[0].new_empty(room * ins)
+    block = next(block for block in _BLOCKS if room % block == 0)
+    matrix = Matrix(held.data_ptr(), _address(bias), outs, ins, block)
+    first = 0
+    for part in parts:
+        rows = part.contiguous()
+        _loaded().glmchat_pack(matrix, rows.data_ptr(), first, len(rows))
+        first += len(rows)
+    return held, together([matrix])
+
+
+def plain(numbers: Any, outs: int, ins: int, block: int) -> Any:
+    """The matrix [outs, ins] of which `pack` made these numbers [n]."""
+    return numbers.view(-1, ins // 2, block, 2).transpose(1, 2).reshape(-1, ins)[:outs]
+
+
+def _adds(bias: Any) -> bool:
+    return bias is None or is_bf16(bias)
+
+
+def _address(bias: Any) -> int | None:
+    return None if bias is None else int(bias.data_ptr())
 
 
 def together(matrices: Sequence[Matrix]) -> Matrices:
     """To be multiplied with the same rows at once. They have the same number of inputs."""
     return (Matrix * len(matrices))(*matrices)
-
-
-def _ways(numbers: Any, weight: Any) -> Iterator[tuple[int, int]]:
-    """Room and block of each way to pack `weight` that gives these numbers."""
-    outs, ins = weight.shape
-    for block in _BLOCKS:
-        blocks = -(-outs // block)
-        room, left = divmod(numbers.numel(), blocks * block)
-        if left or room % 2 or room < ins:
-            continue
-        packed = numbers.view(blocks, room // 2, block, 2)
-        if all(_is_packed(packed[n], weight[n * block : (n + 1) * block]) for n in (0, blocks - 1)):
-            yield room, block
-
-
-def _is_packed(packed: Any, rows: Any) -> bool:
-    """Whether a block, packed [pairs, outs, 2], has its rows [outs or less, ins]; its two ends are looked at,
-    for what is taken for long comparisons leaves holes in the heap."""
-    import torch
-
-    for first in (0, max(0, len(packed) - _ENDS)):
-        some = packed[first : first + _ENDS]
-        part = rows[:, 2 * first : 2 * (first + len(some))]
-        expected = some.new_zeros(some.shape[1], 2 * len(some))
-        expected[: len(part), : part.shape[1]] = part
-        if not torch.equal(some, expected.view(some.shape[1], len(some), 2).transpose(0, 1)):
-            return False
-    return True
 
 
 def multiply(x: Any, matrices: Matrices) -> list[Any]:
@@ -409,6 +399,7 @@ def _declared(kernels: ctypes.CDLL) -> ctypes.CDLL:
     c: Any = ctypes
     pointer, size, number, real = c.c_void_p, c.c_ssize_t, c.c_int, c.c_double
     kernels.glmchat_attend.argtypes = [*[pointer] * 4, *[size] * 11, real]
+    kernels.glmchat_pack.argtypes = [c.POINTER(Matrix), pointer, *[size] * 2]
     kernels.glmchat_multiply.argtypes = [*[pointer] * 2, *[size] * 2, pointer]
     kernels.glmchat_experts.argtypes = [*[pointer] * 3, *[size] * 2, *[pointer] * 2, size, *[pointer] * 3]
     kernels.glmchat_experts.restype = c.c_bool

@@ -1,16 +1,16 @@
-"""Weights in the order in which oneDNN reads them, on a CPU.
+"""Weights in the order in which they are multiplied with, on a CPU.
 
 torch hands oneDNN its weights row by row, to be sorted anew for each matrix product, and transformers goes
 through all experts of a layer where a token needs a few. Sorted once, and with its own experts only, a token
 takes a fifth to a third less time, and the numbers are the same.
 
-Where there are kernels of our own they do the products: they take as long as memory takes to read the
-weights, or, for many rows, as long as oneDNN. On a CPU that has no products in BF16, or slow ones, ours read
-weights row by row, as they are: nothing is packed, and each is only told how to be multiplied with.
+Where there are kernels of our own they do the products, and the sorting: they take as long as memory takes to
+read the weights, or, for many rows, as long as oneDNN. On a CPU that has no products in BF16, or slow ones,
+ours read weights row by row, as they are: nothing is packed, and each is only told how to be multiplied with.
 
-oneDNN makes a kernel for each number of rows, which takes half a millisecond, and has a slow one for a single
-row. So its products have a few numbers of rows only: some rows are computed in vain. What that changes is at
-most the last bit of a single row of a large matrix, which comes out as it does beside others.
+Else oneDNN packs them. It makes a kernel for each number of rows, which takes half a millisecond, and has a
+slow one for a single row. So its products have a few numbers of rows only: some rows are computed in vain.
+What that changes is at most the last bit of a single row of a large matrix, which comes out as beside others.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from __future__ import annotations
 import functools
 import itertools
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from . import native
@@ -45,8 +45,8 @@ def can_pack(model: Any) -> bool:
 
 
 def is_better() -> bool:
-    """Whether packed weights are multiplied with better on this CPU."""
-    return native.onednn_multiplies() or not native.packs()
+    """Whether weights are multiplied with better than by torch alone on this CPU."""
+    return native.usable() or native.onednn_multiplies()
 
 
 def is_packed(model: Any) -> bool:
@@ -68,16 +68,17 @@ def pack(model: Any, on_copied: Callable[[str], None] = lambda _: None) -> Itera
         for part in PARTS if _is_experts(module) else ():
             experts = module._parameters.pop(part)
             apart = getattr(experts, "apart", None)
-            setattr(module, part, apart or nn.ParameterList(packed(expert) for expert in experts.detach()))
+            setattr(module, part, apart or _each_packed(experts.detach()))
             yield
     bare = set(_used_bare(modules))
     for name, module in modules.items():
         if type(module) is nn.Linear and fits(module.weight) and name not in bare:
-            if not native.packs():
-                _tell(module.weight, module.weight, module.bias)
+            if _stays():
+                weight: Any = module.weight
+                weight.native = native.find(weight, module.bias)
                 yield
             elif id(module.weight) not in shared:
-                module.weight = packed(module.weight.detach(), module.bias)
+                module.weight = packed([module.weight.detach()], module.bias)
                 on_copied(f"{name}.weight")
                 yield
             _take_over(module)
@@ -123,19 +124,36 @@ def fits(weight: Any) -> bool:
     return bool(weight.dtype == torch.bfloat16 and not weight.is_mkldnn)
 
 
-def packed(weight: Any, bias: Any = None) -> Any:
-    """A weight [outs, ins] as it is multiplied with; a parameter."""
+def _stays() -> bool:
+    """Whether weights are multiplied with as they are."""
+    return native.usable() and not native.packs()
+
+
+def _each_packed(experts: Any) -> Any:
+    from torch import nn
+
+    return nn.ParameterList(packed([expert]) for expert in experts)
+
+
+def packed(parts: Sequence[Any], bias: Any = None) -> Any:
+    """Weights [outs, ins], one below the other, as they are multiplied with; a parameter.
+
+    `native` tells our kernels how. What they have packed is in `held`, and the parameter has its shape alone:
+    whoever computes with it all the same gets what is no number.
+    """
     import torch
 
-    lies = torch.ops.mkldnn._reorder_linear_weight(weight, 1) if native.packs() else weight
-    parameter = torch.nn.Parameter(lies, requires_grad=False)
-    _tell(parameter, weight, bias)
+    held, matrices = native.pack(parts, bias) or (None, None)
+    if held is not None:
+        weight = held.new_full((), torch.nan).expand(sum(map(len, parts)), parts[0].shape[1])
+    else:
+        weight = parts[0] if len(parts) == 1 else torch.cat(list(parts))
+        matrices = native.find(weight, bias)
+        if not _stays() and native.onednn_multiplies():
+            weight = torch.ops.mkldnn._reorder_linear_weight(weight, 1)
+    parameter: Any = torch.nn.Parameter(weight, requires_grad=False)
+    parameter.native, parameter.held = matrices, held
     return parameter
-
-
-def _tell(packed: Any, weight: Any, bias: Any) -> None:
-    """Keep with it how it is multiplied with."""
-    packed.native = native.find(packed, weight, bias)
 
 
 def _take_over(module: Any) -> None:

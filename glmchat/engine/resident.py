@@ -111,7 +111,8 @@ def _give_back(ranges: dict[str, list[tuple[int, int]]]) -> None:
         return
     # Read anew each time: where a file was unmapped, something else may be by now.
     with open("/proc/self/maps", encoding="utf-8", errors="surrogateescape") as maps:
-        lines = [line.rstrip("\n").split(maxsplit=5) for line in maps]
+        ours = [line for line in maps if any(path in line for path in ranges)]  # of some thousand lines
+        lines = [line.rstrip("\n").split(maxsplit=5) for line in ours]
     for addresses, access, offset, *_, path in (line for line in lines if len(line) == 6):
         if path not in ranges or not access.endswith("p"):
             continue

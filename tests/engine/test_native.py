@@ -32,10 +32,10 @@ def random(*shape: int, seed: int = 0) -> Any:
 
 def packed(weight: Any, bias: Any = None) -> tuple[Any, native.Matrices]:
     """With the tensor, which must live on."""
-    tensor = torch.ops.mkldnn._reorder_linear_weight(weight, 1) if native.packs() else weight
-    matrices = native.find(tensor, weight, bias)
-    assert matrices is not None, "oneDNN packs otherwise than we know"
-    return tensor, matrices
+    found = native.pack([weight], bias) if native.packs() else (weight, native.find(weight, bias))
+    assert found is not None
+    assert found[1] is not None
+    return found
 
 
 def inputs(least: int) -> int:
@@ -151,13 +151,30 @@ def test_rows_that_are_no_neighbours() -> None:
 
 def test_what_is_left_to_torch() -> None:
     weight, odd = random(64, 64), random(64, 63)
-    tensor, _ = packed(weight)
     assert not native.multiplies(weight.float())
     assert not native.multiplies(weight.T)
     if native.packs():
-        assert native.find(tensor, weight.flip(0)) is None  # packed otherwise than was thought
-        assert native.find(torch.ops.mkldnn._reorder_linear_weight(odd, 1), odd) is None
-        assert not native.multiplies(tensor)
+        assert native.find(weight) is None
+        assert native.pack([odd]) is None
+        assert native.pack([weight.float()]) is None
+        assert native.pack([weight], random(64).float()) is None
     else:
-        assert native.find(odd, odd) is not None
-        assert native.find(weight.T, weight.T) is None
+        assert native.pack([weight]) is None
+        assert native.find(odd) is not None
+        assert native.find(weight.T) is None
+        assert native.find(weight, random(64).float()) is None
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_what_is_packed_is_all_there(shape: tuple[int, int]) -> None:
+    """In blocks, in parts, and where the rows of one do not end with sixteen."""
+    if not native.packs():
+        pytest.skip("the kernels for this CPU read matrices as they are")
+    weight = random(shape[0], inputs(shape[1]))
+    for parts in ([weight], weight.split(16), weight.split(24), [weight.T.contiguous().T]):
+        found = native.pack(list(parts))
+        assert found is not None
+        held, (matrix,) = found
+        assert (matrix.outs, matrix.ins) == weight.shape
+        assert held.data_ptr() == matrix.packed
+        assert torch.equal(native.plain(held, *weight.shape, matrix.block), weight)

@@ -142,7 +142,7 @@ def test_what_lies_in_a_file_or_nowhere_is_left(tmp_path: Path) -> None:
 @linux
 @pytest.mark.parametrize("dtype", ["auto", "float32"])
 def test_weights_get_onto_huge_pages_while_nobody_asks(monkeypatch: pytest.MonkeyPatch, dtype: str) -> None:
-    """Of both kinds: packed by oneDNN, and plain."""
+    """Of both kinds: packed, and plain."""
     monkeypatch.setattr(local, "IDLE_S", 0.05)
     with open_local("demo", LoadOptions(device_map="cpu", dtype=dtype)) as engine:
         for _ in range(100):

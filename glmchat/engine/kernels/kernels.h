@@ -5,15 +5,16 @@
 #include "inline.h"
 
 typedef struct {
-    const uint32_t *packed; /* [outs / block][room / 2][block][2], zeros where there is no element; or [outs, ins] */
-    const uint16_t *bias;   /* [outs], or none */
-    ptrdiff_t outs, ins, room, block;
+    uint32_t *packed;     /* [outs / block][ins / 2][block][2]; or [outs, ins] */
+    const uint16_t *bias; /* [outs], or none */
+    ptrdiff_t outs, ins, block;
 } Matrix;
 
 void glmchat_attend(const uint16_t *query, const uint16_t *key, const uint16_t *value, uint16_t *out,
                     ptrdiff_t heads, ptrdiff_t groups, ptrdiff_t rows, ptrdiff_t length, ptrdiff_t size,
                     ptrdiff_t query_head, ptrdiff_t query_row, ptrdiff_t key_group, ptrdiff_t key_row,
                     ptrdiff_t value_group, ptrdiff_t value_row, double scale);
+void glmchat_pack(const Matrix *matrix, const uint16_t *rows, ptrdiff_t first, ptrdiff_t outs);
 void glmchat_multiply(const uint16_t *x, const Matrix *matrices, ptrdiff_t count, ptrdiff_t rows, uint16_t *out);
 void glmchat_multiply_plain(const uint16_t *x, const uint16_t *matrix, ptrdiff_t rows, ptrdiff_t outs, ptrdiff_t ins,
                             int exact, void *out);

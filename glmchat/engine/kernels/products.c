@@ -1,10 +1,41 @@
 /* Products of rows with matrices in BF16. Sums are FP32.
 
    A token reads each weight once, so its products take as long as that. Where BF16 is multiplied as such matrices are
-   as oneDNN has them packed, which is how sixteen outputs at a time are summed from pairs of inputs, by AMX as well;
-   where it is widened they are as they are. */
+   packed in the order in which sixteen outputs at a time are summed from pairs of inputs, by AMX as well; where it is
+   widened they are as they are. */
 
 #include "products.h"
+
+#ifdef __AVX512BF16__
+
+enum { FEW = 1 << 16 }; /* pairs that are packed before another thread would have begun */
+
+/* Rows [outs, ins] become those of a packed matrix from `first` on, a multiple of sixteen, as are `outs` of all but the
+   last; whose last one stands in the place of those that it lacks. */
+void glmchat_pack(const Matrix *matrix, const uint16_t *rows, ptrdiff_t first, ptrdiff_t outs) {
+    const ptrdiff_t pairs = matrix->ins / 2, block = matrix->block;
+#pragma omp parallel if (outs * pairs > FEW)
+    {
+        const Share share = share_of((outs + LANES - 1) / LANES);
+        for (ptrdiff_t n = share.begin * LANES; n < share.end * LANES; n += LANES) {
+            const uint32_t *from = (const uint32_t *)rows + n * pairs;
+            uint32_t *to = packed_at(matrix, first + n);
+            const ptrdiff_t some = least(outs - n, LANES);
+            ptrdiff_t p = 0;
+            for (; p + LANES <= pairs; p += LANES) turn(to + p * block, block, from + p, pairs, some);
+            for (; p < pairs; p++)
+                for (ptrdiff_t o = 0; o < LANES; o++) to[p * block + o] = from[least(o, some - 1) * pairs + p];
+        }
+    }
+}
+
+#else
+
+void glmchat_pack(const Matrix *matrix, const uint16_t *rows, ptrdiff_t first, ptrdiff_t outs) {
+    (void)matrix, (void)rows, (void)first, (void)outs; /* nothing is packed */
+}
+
+#endif
 
 /* x [rows, ins] by each of the matrices [outs, ins]. Results come one after the other, [rows, outs] each. `ins` is
    the same in all, and even where they are packed; a block has 16 to 64 outputs. */

@@ -34,9 +34,9 @@ INLINE ptrdiff_t cost_of(ptrdiff_t rows) { return READ + (rows + PIECE - 1) / PI
 #ifdef __AVX512BF16__
 
 /* Where the weights of the output of this number begin, and those of others of its block beside them. */
-INLINE const uint32_t *packed_at(const Matrix *matrix, ptrdiff_t begin) {
+INLINE uint32_t *packed_at(const Matrix *matrix, ptrdiff_t begin) {
     const ptrdiff_t inside = begin % matrix->block;
-    return matrix->packed + (begin - inside) * (matrix->room / 2) + inside;
+    return matrix->packed + (begin - inside) * (matrix->ins / 2) + inside;
 }
 
 /* As much of the block that begins with it as a near cache holds beside another. */
