@@ -17,12 +17,29 @@ FIRST_ROOM = 2 * ROOM_STEP
 """Never one part alone, for which torch would compile apart."""
 
 
-def growing(cache: Any) -> Any:
-    """`cache`, a new DynamicCache, with its layers of full attention made to grow in place."""
+def growing(cache: Any, *, side_by_side: bool = False) -> Any:
+    """`cache`, a new DynamicCache, with its layers of full attention made to grow in place.
+
+    `side_by_side`: a token's value follows its key, so that both are one vector too.
+    """
     from transformers.cache_utils import DynamicLayer
 
-    cache.layers = [_layer_class()() if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    usual = functools.partial(_layer_class(), side_by_side)
+    cache.layers = [usual() if type(layer) is DynamicLayer else layer for layer in cache.layers]
     return cache
+
+
+def both(keys: Any, values: Any) -> Any:
+    """Each key [..., d] and the value [..., e] of the same token as one vector [..., d + e]; without copying
+    where they lie side by side."""
+    import torch
+
+    size = keys.shape[-1]
+    apart = values.storage_offset() - keys.storage_offset()
+    together = keys.untyped_storage().data_ptr() == values.untyped_storage().data_ptr() and apart == size
+    if together and keys.stride() == values.stride():
+        return keys.as_strided((*keys.shape[:-1], size + values.shape[-1]), keys.stride())
+    return torch.cat([keys, values], dim=-1)
 
 
 def copy_start(source: Any, target: Any, length: int) -> None:
@@ -93,6 +110,10 @@ def _layer_class() -> Any:
         _values: Any = None
         _length = 0
 
+        def __init__(self, side_by_side: bool) -> None:
+            super().__init__()
+            self._side_by_side = side_by_side
+
         @property
         def keys(self) -> Any:
             return self._keys if self._keys is None else self._keys.narrow(-2, 0, self._length)
@@ -141,11 +162,15 @@ def _layer_class() -> Any:
 
         def _move(self, room: int, keys: Any, values: Any) -> None:
             """To where there is room for so many tokens like those in `keys` and `values`."""
-            # Both or none: there may be no memory for the second.
-            self._keys, self._values = (
-                _with_room(keys, self.keys, self._length, room),
-                _with_room(values, self.values, self._length, room),
-            )
+            sizes = [keys.shape[-1], values.shape[-1]]
+            if self._side_by_side:
+                new = _zeros(keys, room, sum(sizes)).split(sizes, dim=-1)
+            else:
+                new = [_zeros(t, room, size) for t, size in zip((keys, values), sizes, strict=True)]
+            if self._length:
+                for there, here in zip(new, (self.keys, self.values), strict=True):
+                    there[..., : self._length, :] = here
+            self._keys, self._values = new  # both or none: there may be no memory for the second
 
         def crop(self, tokens_to_remove: int) -> None:
             if tokens_to_remove > 0:
@@ -164,12 +189,9 @@ def _rounded(room: int) -> int:
     return room + -room % ROOM_STEP
 
 
-def _with_room(like: Any, held: Any, used: int, room: int) -> Any:
-    """A tensor for `room` tokens, otherwise `like` in shape, that begins with the `used` ones in `held`."""
-    shape = list(like.shape)
-    shape[-2] = room
-    # Never NaN: who attends to all of it with weights of 0 multiplies by what is there.
-    out = like.new_zeros(shape)
-    if used:
-        out[..., :used, :] = held
-    return out
+def _zeros(like: Any, room: int, size: int) -> Any:
+    """A tensor for `room` tokens of this size, otherwise `like` in shape.
+
+    Never NaN: who attends to all of it with weights of 0 multiplies by what is there.
+    """
+    return like.new_zeros((*like.shape[:-2], room, size))

@@ -12,6 +12,9 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+from . import native
+from .kv import both
+
 Attend = Callable[[Any, Any, Any, float], Any]
 """What one group of keys [1, 1, m, d], which are the values as well, gives to query [1, heads, n, d], with a
 mask or None and a scale: [1, n, heads, d]."""
@@ -26,10 +29,10 @@ def leave_latents(model: Any, attend: Attend) -> None:
             continue
         if not _is_plain(module.kv_b_proj):
             continue
-        # A hundredth of the weights once more, each part without gaps.
+        # A hundredth of the weights once more.
         matrix = module.kv_b_proj.weight.detach().view(module.num_heads, -1, module.kv_lora_rank)
         nope = module.qk_nope_head_dim
-        module.latent_parts = matrix[:, :nope].contiguous(), matrix[:, nope:].contiguous()
+        module.latent_parts = _OfHeads(matrix[:, :nope].mT), _OfHeads(matrix[:, nope:])
         if (kind := type(module)) not in known:
             known[kind] = _agrees(module, attend)
         if known[kind]:
@@ -37,6 +40,11 @@ def leave_latents(model: Any, attend: Attend) -> None:
             module.expand_kv = _as_they_are
         else:
             del module.latent_parts
+
+
+def attends_to_latents(model: Any) -> bool:
+    """Whether `leave_latents` left any."""
+    return any(hasattr(module, "expand_latents") for module in model.modules())
 
 
 def _as_they_are(latents: Any, turned: Any) -> tuple[Any, Any]:
@@ -58,14 +66,34 @@ def attend_to_latents(
     [1, n, heads, v]."""
     import torch
 
-    of_keys, of_values = module.latent_parts  # [heads, nope, rank], [heads, v, rank]
-    nope, rank = of_keys.shape[1:]
+    of_keys, of_values = module.latent_parts  # from nope to rank, from rank to v
+    nope, rank = module.qk_nope_head_dim, module.kv_lora_rank
     plain, turning = query[0].split([nope, query.shape[3] - nope], dim=-1)
-    inner = torch.cat([torch.bmm(plain, of_keys), turning], dim=-1)
-    keys = torch.cat([latents, turned], dim=-1)
-    found = attend(inner[None], keys, mask, scale)[0, ..., :rank]  # [n, heads, rank]
-    # As the matrix lies: torch copies one that it gets the other way round.
-    return torch.bmm(of_values, found.permute(1, 2, 0)).permute(2, 0, 1)[None].contiguous()
+    inner = torch.cat([of_keys.multiply(plain), turning], dim=-1)
+    found = attend(inner[None], both(latents, turned), mask, scale)[0, ..., :rank]  # [n, heads, rank]
+    return of_values.multiply(found.transpose(0, 1)).transpose(0, 1)[None].contiguous()
+
+
+class _OfHeads:
+    """A matrix [outs, ins] for each head."""
+
+    def __init__(self, matrices: Any) -> None:
+        """Of these, [heads, outs, ins]."""
+        self._plain = matrices.contiguous()
+        self._held = [native.pack([one]) or (one, native.find(one)) for one in self._plain]
+        found = [matrix[0] for _, matrix in self._held if matrix is not None]
+        self._ours = native.together(found) if len(found) == len(self._held) else None
+        if self._ours is not None:
+            del self._plain
+
+    def multiply(self, x: Any) -> Any:
+        """x [heads, n, ins], each by the matrix of its head: [heads, n, outs]."""
+        import torch
+
+        if self._ours is not None:
+            return native.multiply_each(x, self._ours)
+        # As the matrix lies: torch copies one that it gets the other way round.
+        return torch.bmm(self._plain, x.mT).mT
 
 
 def _is_plain(linear: Any) -> bool:

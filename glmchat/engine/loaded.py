@@ -15,6 +15,7 @@ from .compiled import CompiledStep
 from .fused import use_fused, whole_layers
 from .hybrid import pin
 from .kv import copy_start, growing
+from .latent import attends_to_latents
 from .layer import run_all
 from .memory import free_memory, peak_resident
 from .mtp import MtpHead, compute_device, load_mtp
@@ -97,6 +98,7 @@ class LoadedModel:
         """Of how many tokens on all of them are computed with other rotary frequencies; None: of none."""
         if rope.get("rope_type") == "longrope":
             self.turns_wide = rope.get("original_max_position_embeddings") or None
+        self._latents = attends_to_latents(model)
         self._watched = False
         """A forward may be stopped between two layers."""
         self._paging: Iterator[None] | None = None
@@ -115,7 +117,7 @@ class LoadedModel:
 
     def new_cache(self) -> Any:
         """An empty KV cache with the layers that the model's config calls for."""
-        return growing(self._cache_class(config=self._model.config))
+        return growing(self._cache_class(config=self._model.config), side_by_side=self._latents)
 
     def copy(self, source: Any, target: Any, length: int) -> None:
         """Put the first `length` tokens of a KV cache into an empty one."""

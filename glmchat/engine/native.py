@@ -142,7 +142,8 @@ def pack(parts: Sequence[Any], bias: Any = None) -> tuple[Any, Matrices] | None:
     import torch
 
     outs, ins = sum(map(len, parts)), parts[0].shape[1]
-    if not packs() or ins % INPUTS[build() or BF16] or not _adds(bias) or not is_bf16(*parts):
+    ours = is_bf16(*parts) and all(part.device.type == "cpu" for part in parts) and packs()
+    if not ours or ins % INPUTS[build() or BF16] or not _adds(bias):
         return None
     if any(len(part) % _LANES for part in parts[:-1]):
         parts = [torch.cat(list(parts))]
@@ -192,6 +193,16 @@ def multiply(x: Any, matrices: Matrices) -> list[Any]:
         part.view(*shape, width)
         for part, width in zip(out.split([rows * n for n in outs]), outs, strict=True)
     ]
+
+
+def multiply_each(x: Any, matrices: Matrices) -> Any:
+    """x [count, n, ins], each by a matrix of its own, which are all of one size: [count, n, outs]. All are
+    BF16."""
+    x = x.contiguous()
+    count, rows, _ = x.shape
+    out = x.new_empty((count, rows, matrices[0].outs))
+    _loaded().glmchat_multiply_each(x.data_ptr(), matrices, count, rows, out.data_ptr())
+    return out
 
 
 def run_experts(x: Any, numbers: Any, weights: Any, gates: Matrices, downs: Matrices) -> Any:
@@ -400,7 +411,8 @@ def _declared(kernels: ctypes.CDLL) -> ctypes.CDLL:
     pointer, size, number, real = c.c_void_p, c.c_ssize_t, c.c_int, c.c_double
     kernels.glmchat_attend.argtypes = [*[pointer] * 4, *[size] * 11, real]
     kernels.glmchat_pack.argtypes = [c.POINTER(Matrix), pointer, *[size] * 2]
-    kernels.glmchat_multiply.argtypes = [*[pointer] * 2, *[size] * 2, pointer]
+    for products in (kernels.glmchat_multiply, kernels.glmchat_multiply_each):
+        products.argtypes = [*[pointer] * 2, *[size] * 2, pointer]
     kernels.glmchat_experts.argtypes = [*[pointer] * 3, *[size] * 2, *[pointer] * 2, size, *[pointer] * 3]
     kernels.glmchat_experts.restype = c.c_bool
     kernels.glmchat_layers_room.argtypes = [pointer, *[size] * 2]

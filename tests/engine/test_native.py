@@ -178,3 +178,13 @@ def test_what_is_packed_is_all_there(shape: tuple[int, int]) -> None:
         assert (matrix.outs, matrix.ins) == weight.shape
         assert held.data_ptr() == matrix.packed
         assert torch.equal(native.plain(held, *weight.shape, matrix.block), weight)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 7, 40])
+def test_rows_of_their_own_for_each_matrix(rows: int) -> None:
+    weights = [random(80, inputs(66), seed=n) for n in range(5)]
+    kept = [packed(weight) for weight in weights]
+    x = random(rows, 5, inputs(66), seed=9).transpose(0, 1)
+    ours = native.multiply_each(x, native.together([one for _, (one,) in kept]))
+    for weight, given, out in zip(weights, x, ours, strict=True):
+        assert_product(out, given, weight)

@@ -285,22 +285,32 @@ class TestPrefixCache:
     ) -> None:
         branch = Branch(self.new_cache())
         self.fill(branch, list(range(256)))
-        with_room, calls = kv._with_room, iter(range(9))
+        zeros, calls = kv._zeros, iter(range(9))
 
         def short(*given: Any) -> Any:
             if next(calls) == 1:
                 raise torch.OutOfMemoryError("CUDA out of memory.")
-            return with_room(*given)
+            return zeros(*given)
 
         more = torch.rand(1, 1, 100, 4)
         with monkeypatch.context() as patch:
-            patch.setattr(kv, "_with_room", short)
+            patch.setattr(kv, "_zeros", short)
             with pytest.raises(torch.OutOfMemoryError):
                 branch.cache.update(more, more, 0)
         branch.mend()
         keys, values = branch.cache.update(more[:, :, :50], more[:, :, :50], 0)
         assert torch.equal(keys, values)
         assert keys[0, 0, :, 0].tolist() == [*range(256), *more[0, 0, :50, 0].tolist()]
+
+    def test_keys_and_values_side_by_side_are_one_vector_without_copying(self) -> None:
+        branch = Branch(growing(DynamicCache(config=LlamaConfig(num_hidden_layers=1)), side_by_side=True))
+        keys, values = torch.rand(1, 1, 300, 4), torch.rand(1, 1, 300, 2)
+        for begin, end in ((0, 200), (200, 299), (299, 300)):  # into its first room, into more, and within
+            held = branch.cache.update(keys[:, :, begin:end], values[:, :, begin:end], 0)
+            assert torch.equal(kv.both(*held), torch.cat([keys, values], dim=-1)[:, :, :end])
+            assert kv.both(*held).data_ptr() == held[0].data_ptr()
+        apart = growing(DynamicCache(config=LlamaConfig(num_hidden_layers=1))).update(keys, values, 0)
+        assert torch.equal(kv.both(*apart), torch.cat([keys, values], dim=-1))
 
     def test_sliding_windows_are_not_reused(self) -> None:
         from transformers import MistralConfig

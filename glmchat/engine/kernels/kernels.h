@@ -16,6 +16,7 @@ void glmchat_attend(const uint16_t *query, const uint16_t *key, const uint16_t *
                     ptrdiff_t value_group, ptrdiff_t value_row, double scale);
 void glmchat_pack(const Matrix *matrix, const uint16_t *rows, ptrdiff_t first, ptrdiff_t outs);
 void glmchat_multiply(const uint16_t *x, const Matrix *matrices, ptrdiff_t count, ptrdiff_t rows, uint16_t *out);
+void glmchat_multiply_each(const uint16_t *x, const Matrix *matrices, ptrdiff_t count, ptrdiff_t rows, uint16_t *out);
 void glmchat_multiply_plain(const uint16_t *x, const uint16_t *matrix, ptrdiff_t rows, ptrdiff_t outs, ptrdiff_t ins,
                             int exact, void *out);
 bool glmchat_experts(const uint16_t *x, const int64_t *numbers, const float *weights, ptrdiff_t rows, ptrdiff_t each,

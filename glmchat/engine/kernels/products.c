@@ -51,6 +51,17 @@ void glmchat_multiply(const uint16_t *x, const Matrix *matrices, ptrdiff_t count
     multiply_all(products, count);
 }
 
+/* Rows of their own for each of the matrices, which are of one size: x [count, rows, ins] to `out` [count, rows,
+   outs]. */
+void glmchat_multiply_each(const uint16_t *x, const Matrix *matrices, ptrdiff_t count, ptrdiff_t rows, uint16_t *out) {
+    Product products[count];
+    for (ptrdiff_t n = 0; n < count; n++)
+        products[n] = product_of(matrices + n, x + n * rows * matrices->ins, out + n * rows * matrices->outs, rows,
+                                 n ? products[n - 1].end : 0);
+#pragma omp parallel
+    multiply_all(products, count);
+}
+
 /* x [rows, ins] by a matrix that is not packed, [outs, ins]: `out` [rows, outs], in FP32 if `exact`, else in BF16. */
 void glmchat_multiply_plain(const uint16_t *x, const uint16_t *matrix, ptrdiff_t rows, ptrdiff_t outs, ptrdiff_t ins,
                             int exact, void *out) {
