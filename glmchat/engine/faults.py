@@ -16,6 +16,15 @@ _MEANINGS = (
         "--offload-dir, or choose a smaller checkpoint.",
     ),
     (
+        ("Resource temporarily unavailable", "Cannot allocate memory"),
+        "{name} gets no more processes or memory from the system ({text}); end other programs first.",
+    ),
+    (
+        ("No usable temporary directory",),
+        "There is no folder for the temporary files of {name}: all are full, or closed to you; free some "
+        "room on the disk, or name a folder in TMPDIR.",
+    ),
+    (
         ("ignore_mismatched_sizes",),
         "{name} holds weights of other sizes than its config.json says; fetch both anew from one place.",
     ),

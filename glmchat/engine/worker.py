@@ -26,6 +26,7 @@ from ..errors import GlmChatError, ModelError
 from ..events import Event, LoadProgress, TurnDone
 from ..messages import Conversation, Message
 from .base import CLOSED, GenerationOptions, ModelInfo, ready
+from .faults import explain
 from .memory import LoadOptions
 from .process import ENDING_S, Child, connect
 from .progress import OnProgress
@@ -205,9 +206,7 @@ class _Process:
         try:
             self._child = Child(__name__)
         except OSError as e:
-            raise ModelError(
-                f"A process for {model} cannot be started: {e.strerror or e}; end other programs first."
-            ) from e
+            raise ModelError(explain(model, e, "its process was started")) from e
         self.pid = self._child.pid
         self._connection = self._child.connection
         self._send((model, options, chat_template))

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -163,12 +164,23 @@ def test_no_process_to_be_had(engine: WorkerEngine, monkeypatch: pytest.MonkeyPa
     with monkeypatch.context() as patch:
         patch.setattr(subprocess, "Popen", none_left)
         for _ in range(3):
-            with pytest.raises(ModelError, match="cannot be started: Resource temporarily unavailable"):
+            with pytest.raises(ModelError, match="gets no more processes or memory from the system"):
                 ask(engine, tiny.HELLO.question)
-        with pytest.raises(ModelError, match="cannot be started"):
+        with pytest.raises(ModelError, match="end other programs first"):
             WorkerEngine("demo")
     assert len(os.listdir("/proc/self/fd")) <= descriptors
     assert text(ask(engine, tiny.HELLO.question), AnswerDelta) == "Hello! How can I help you?"
+
+
+def test_no_folder_for_temporary_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when the disk is full; to end other programs would not help."""
+
+    def none_usable() -> None:
+        raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp', '/var/tmp']")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", none_usable)
+    with pytest.raises(ModelError, match=r"room on the disk, or name a folder in TMPDIR\.$"):
+        WorkerEngine("demo")
 
 
 def test_while_it_is_loaded_again_nothing_is_rendered(engine: WorkerEngine) -> None:
