@@ -11,6 +11,7 @@ import contextlib
 import json
 import logging
 import os
+import sys
 import threading
 import time
 import uuid
@@ -40,7 +41,10 @@ class Servers:
     def __init__(self, servers: Sequence[Server]) -> None:
         if find_spec("mcp") is None:
             names = ", ".join(server.name for server in servers)
-            raise UsageError(f"The MCP servers ({names}) need the mcp package: pip install 'glmchat[mcp]'.")
+            raise UsageError(
+                f"The MCP servers ({names}) need the mcp package in {sys.prefix}: there pip install "
+                f"'glmchat[mcp]', or pipx inject glmchat mcp, or uv pip install --python {sys.prefix} mcp."
+            )
         self._closed = False
         self._loop = asyncio.new_event_loop()
         self._connections = [_Connection(server) for server in servers]

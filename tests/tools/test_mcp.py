@@ -227,7 +227,7 @@ def test_without_the_package(tmp_path: Path) -> None:
         [PY, "-c", code, "--tools", str(tmp_path / "tools.json"), "hello"], capture_output=True, text=True
     )
     assert done.returncode == 2
-    assert "pip install 'glmchat[mcp]'" in done.stderr
+    assert f"in {sys.prefix}: there pip install 'glmchat[mcp]', or pipx inject glmchat mcp" in done.stderr
     assert "Traceback" not in done.stderr
 
 
