@@ -73,7 +73,7 @@ def serve(folder: Path) -> Iterator[Hub]:
                     self._json({"id": "org/name", "sha": hub.commit, "siblings": []})
                 case ["api", "models", "org", "name", "revision", _]:
                     self._json({}, 404, "RevisionNotFound")
-                case ["api", "models", "org", "name", "tree", hub.commit]:
+                case ["api", "models", "org", "name", "tree", "main" | hub.commit]:
                     self._json([_entry(file) for file in files])
                 case ["org", "name", "resolve", _, name] if (hub.folder / name) in files:
                     if hub.gated:

@@ -189,12 +189,7 @@ def _weights_progress(checkpoint: Checkpoint, on_progress: OnProgress, pages: Fi
     """Report transformers' bar "Loading weights" to `on_progress`, and what is loaded to `pages`."""
     from transformers.utils import logging as hf_logging
 
-    set_hook = getattr(hf_logging, "set_tqdm_hook", None)
-    if set_hook is None:  # an older transformers: only the stage is known
-        hf_logging.disable_progress_bar()
-        yield
-        return
-    previous = set_hook(
+    previous = hf_logging.set_tqdm_hook(
         lambda factory, args, kwargs: WeightsBar(
             checkpoint.shards, on_progress, pages.loaded, *args, **kwargs
         )
@@ -202,4 +197,4 @@ def _weights_progress(checkpoint: Checkpoint, on_progress: OnProgress, pages: Fi
     try:
         yield
     finally:
-        set_hook(previous)
+        hf_logging.set_tqdm_hook(previous)
