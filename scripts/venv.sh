@@ -1,7 +1,7 @@
 #!/bin/sh
 # Makes .venv ready, or says in one line what is missing. Usage: scripts/venv.sh chat|dev
 # `chat` installs what glmchat needs to run, `dev` also what its tests need. PYTHON names the interpreter.
-# Does nothing when the pinned versions and the folder are those of the last complete run.
+# Does nothing when the pinned versions, the folder and the compiler are those of the last complete run.
 # Writes to stderr only: stdin and stdout belong to the program that runs next.
 set -eu
 cd "$(dirname "$0")/.."
@@ -29,6 +29,7 @@ say() {  # a line that the next one overwrites; nothing where stderr is not a te
 state() {  # all that an installation depends on; the programs in a venv hold its absolute path
     pwd
     cksum pyproject.toml constraints.txt hatch_build.py glmchat/engine/kernels/*.[ch]
+    command -v "${CC:-gcc}" || :  # what compiles the kernels
 }
 
 ready() {

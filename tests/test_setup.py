@@ -107,3 +107,23 @@ def test_what_a_killed_installation_left_is_thrown_away(clone: Path) -> None:
     (clone / ".venv" / ".unfinished").touch()
     set_up(clone, **offline)
     assert not half.exists()
+
+
+PYTHON = """#!/bin/sh
+case "$*" in
+    "-m venv "*) mkdir -p "$3/bin"; cp "$0" "$3/bin/python" ;;
+    "-m pip "*) echo once >>installed ;;
+    *print*) echo 3.11.7 ;;
+esac
+"""
+
+
+def test_a_compiler_that_comes_later_gets_to_compile_the_kernels(clone: Path) -> None:
+    for tool in ("mkdir", "cp"):
+        (clone / "bin" / tool).symlink_to(shutil.which(tool) or pytest.skip(f"{tool} is not installed"))
+    for name, program in (("python3", PYTHON), ("", ""), ("gcc", "#!/bin/sh\n"), ("", "")):
+        if name:
+            (clone / "bin" / name).write_text(program)
+            (clone / "bin" / name).chmod(0o755)
+        assert set_up(clone).returncode == 0
+    assert (clone / "installed").read_text().split() == ["once", "once"]
