@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,12 @@ _LANES = _BLOCKS[-1]
 def library(build: str) -> Path:
     """Where it is, if it was compiled."""
     return Path(__file__).with_name("kernels") / f"{build}.so"
+
+
+def was_not_compiled() -> bool:
+    """Whether only the library is missing, as where there was no gcc when glmchat was installed."""
+    mine = build() if sys.platform == "linux" else None
+    return mine is not None and not library(mine).is_file()
 
 
 @functools.cache

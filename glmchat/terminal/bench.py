@@ -14,6 +14,7 @@ from rich.table import Table
 
 from ..engine.local import LocalEngine
 from ..engine.measure import Measured, choose_lengths, measure
+from ..engine.native import was_not_compiled
 from ..errors import EXIT_OK
 from ..glm.checkpoints import resolve
 from ..settings import Settings
@@ -23,6 +24,7 @@ from .sanitize import sanitize
 from .wording import count, scaled_text, size_text, speed_text
 
 WIDTH = 80
+UNCOMPILED = "The kernels in C are missing: get gcc, and then install glmchat anew."
 OFFLOADED = "Some weights are moved between devices for each token, so no one memory sets the limit."
 
 
@@ -115,6 +117,8 @@ def _print(measured: Measured, console: Console) -> None:
             "—" if share is None else f"{share:.0%}",
         )
     console.print(table)
+    if on_cpu and was_not_compiled():
+        print(UNCOMPILED)
     if not measured.bandwidth:
         print(OFFLOADED)
     if measured.guessing is not None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from pathlib import Path
 
 import pytest
 
 from glmchat import cli
+from glmchat.engine import native
 
 from ..pty import terminal
 
@@ -75,6 +77,17 @@ def test_the_table(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(re.search(r"│ +\d+% │$", row) for row in rows)
     assert "guesses" not in out
     assert max(map(len, out.splitlines())) <= 80
+
+
+def test_kernels_that_were_not_compiled_are_missed(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    if sys.platform != "linux" or not native.build():
+        pytest.skip("there are no kernels for this CPU")
+    missed = "The kernels in C are missing: get gcc, and then install glmchat anew."
+    assert (missed in bench(capsys, *QUICK)[1]) is not native.library(str(native.build())).is_file()
+    monkeypatch.setattr(native, "library", lambda build: tmp_path / build)
+    assert missed in bench(capsys, *QUICK)[1].splitlines()
 
 
 @pytest.mark.parametrize(
