@@ -43,9 +43,9 @@ examples:
   glmchat tools check tools.json                   what is wrong with them, and where
 
 Most options may stand in config.toml (max_tokens = 500) or the environment (GLMCHAT_MAX_TOKENS).
-exit codes: 0 answer, 1 error, 2 usage, 3 model cannot be loaded, 4 server,
-  5 stopped by the token limit or a full context, 130 interrupted, 141 reader of the pipe went away,
-  143 ended by SIGTERM
+exit codes: 0 answer, 1 error, 2 usage, 3 model cannot be loaded, 4 server (kept for later),
+  5 stopped by the limit of tokens or tool rounds, or a full context, 130 interrupted,
+  141 reader of the pipe went away, 143 ended by SIGTERM or as the terminal was closed
 """
 
 

@@ -124,7 +124,7 @@ class Settings:
     parallel: str = _setting(
         "off", TEXT, MODEL, "split each layer over all GPUs, or N ranks", "off|tensor|tensor:N"
     )
-    chat_template: str = _setting("auto", TEXT, MODEL, "auto, glm-4.5, glm-4.7 or a FILE", "NAME")
+    chat_template: str = _setting("auto", TEXT, MODEL, "auto, glm-4.5, glm-4.6, glm-4.7 or a FILE", "NAME")
 
     think: bool = _setting(True, SWITCH, ANSWER, "let the model think before it answers (default)")
     system: str | None = _setting(None, TEXT, ANSWER, "system message, or @FILE that holds it", "TEXT")
