@@ -17,7 +17,11 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from . import settings as st
 from .errors import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_TERMINATED, GlmChatError, UsageError
-from .terminal.tty import ending_signals
+
+try:
+    from .terminal.tty import ending_signals
+except ModuleNotFoundError as e:  # termios, on Windows
+    sys.exit(f"glmchat: This system has no {e.name}; glmchat runs on Linux and macOS, on Windows in WSL.")
 
 if TYPE_CHECKING:
     from .engine.base import Engine

@@ -374,6 +374,14 @@ def test_a_full_disk_behind_version_is_one_line(words: tuple[str, ...]) -> None:
     assert (ran.returncode, ran.stderr) == (1, "glmchat: No space left on device.\n")
 
 
+def test_a_system_without_terminals_as_we_know_them_is_named_in_one_line() -> None:
+    ran = command("-c", "import sys; sys.modules['termios'] = None; import glmchat.cli")
+    assert ran.returncode == 1
+    assert ran.stderr == (
+        "glmchat: This system has no termios; glmchat runs on Linux and macOS, on Windows in WSL.\n"
+    )
+
+
 def test_help_in_a_locale_that_lacks_characters() -> None:
     environ = {**os.environ, "PYTHONIOENCODING": "ascii"}
     ran = subprocess.run([sys.executable, "-m", "glmchat", "--help"], env=environ, capture_output=True)
