@@ -245,7 +245,8 @@ def _read_toml(path: Path, *, must_exist: bool) -> dict[str, Any]:
             raise UsageError(f"The config file {path} does not exist; create it or name another.") from None
         return {}
     except OSError as e:
-        raise UsageError(f"The config file {path} cannot be read: {e.strerror or e}.") from None
+        why = e.strerror or e
+        raise UsageError(f"The config file {path} cannot be read: {why}; name another by --config.") from None
     # By name, because type checkers for one Python know only one of the two.
     toml: Any = import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
     try:
