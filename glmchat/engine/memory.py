@@ -1,4 +1,7 @@
-"""How weights are found and where they may go: options as text, checked before anything is loaded."""
+"""How weights are found and where they may go: options as text, checked before anything is loaded.
+
+And how much memory there is, and was used.
+"""
 
 from __future__ import annotations
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -195,16 +194,7 @@ def read_system(value: str | None) -> str | None:
     """The system message: the text itself, or with `@FILE` what the file holds."""
     if value is None or not value.startswith("@"):
         return value
-    return _read_text(value[1:], "--system").rstrip("\n")
-
-
-def _read_text(name: str, option: str) -> str:
-    path = Path(os.path.expanduser(name))
     try:
-        return path.read_text(encoding="utf-8-sig")
-    except OSError as e:
-        raise UsageError(f"{option}: {path} cannot be read: {e.strerror or e}.") from None
-    except UnicodeDecodeError as e:
-        raise UsageError(f"{option}: {path} is not UTF-8 at byte {e.start}; save it as UTF-8.") from None
-    except ValueError:
-        raise UsageError(f"{option}: {name!r} can be no file's name.") from None
+        return read_text(value[1:]).rstrip("\n")
+    except UsageError as e:
+        raise UsageError(f"--system: {e}") from None

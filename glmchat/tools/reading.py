@@ -85,7 +85,7 @@ def check_declarations(path: str, text: str | None = None) -> tuple[Declarations
 
 
 def read_text(path: str) -> str:
-    """The text of a declaration. Raises UsageError."""
+    """The text of a file that a person named. Raises UsageError."""
     try:
         return Path(os.path.expanduser(path)).read_text(encoding="utf-8-sig")
     except OSError as e:
