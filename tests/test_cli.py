@@ -21,7 +21,7 @@ from glmchat.errors import ContextFullError, ModelError
 from glmchat.events import AnswerDelta, PromptReady
 from glmchat.messages import ToolCall
 from glmchat.settings import Settings, flag, table
-from glmchat.terminal import start, stdin
+from glmchat.terminal import plain, start, stdin
 
 from .scripted import Script, ScriptedEngine, turn
 
@@ -143,6 +143,12 @@ def test_how_the_answer_ended_is_the_exit_code(run: Callable[..., Run], reason: 
     result = run("x", script=turn("some words", reason=reason))
     assert (result.code, result.out) == (code, "some words\n")
     assert ("glmchat: The answer stopped" in result.err) == (code == 5)
+
+
+def test_an_answer_that_is_empty_is_said(run: Callable[..., Run]) -> None:
+    result = run("x", script=turn("", thinking="Well, then."))
+    assert (result.code, result.out) == (0, "")
+    assert result.err == f"glmchat: {plain.EMPTY}\n"
 
 
 def test_a_call_is_shown_not_run(run: Callable[..., Run], tmp_path: Path) -> None:

@@ -33,6 +33,8 @@ from .sanitize import Sanitizer
 from .say import say
 from .wording import call_text, server_text, stopped_text
 
+EMPTY = "The model ended without an answer; ask again, or see with --show-thinking what it thought."
+
 EXIT_CODES: dict[FinishReason, int] = {
     "stop": EXIT_OK,
     "tool_calls": EXIT_OK,
@@ -59,6 +61,8 @@ def run(chat: Chat, prompt: str, *, show_thinking: bool = False) -> int:
                         if reason == "tool_calls":
                             answer.finish()
                             notes.not_run(message.tool_calls)
+                        elif reason == "stop" and not message.content.strip():
+                            notes.line(EMPTY)
                     case RoundDone():
                         answer.finish()
                     case _:
