@@ -131,7 +131,8 @@ def test_sdist_holds_what_the_wheel_is_built_from(tmp_path: Path) -> None:
         names = {name.split("/", 1)[1] for name in archive.getnames()}
     needed = {f"glmchat/{name}" for name in files(ROOT / "glmchat")} - KERNELS
     needed |= {f"templates/{name}" for name in files(ROOT / "templates")}
-    assert needed | {"pyproject.toml", "README.md", "LICENSE", "constraints.txt", "hatch_build.py"} <= names
+    needed |= {"pyproject.toml", "README.md", "LICENSE", "constraints.txt", "hatch_build.py"}
+    assert needed | {"Makefile", "scripts/venv.sh", ".ci/run"} <= names  # what the README calls
     assert not any(".venv" in name or "__pycache__" in name or name in KERNELS for name in names)
 
 
