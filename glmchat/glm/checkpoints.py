@@ -6,10 +6,11 @@ the tokenizer and the template alone. Every fault is a ModelError of one line.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -28,6 +29,7 @@ DEMO_FOLDER = Path(__file__).resolve().parent.parent / "demo"
 _SMALL_FILES = ("*.json", "*.jinja")
 _WEIGHT_FILES = ("model*.safetensors", "model.safetensors.index.json")
 _INDEX = "model.safetensors.index.json"
+_LFS = b"version https://git-lfs"
 _CAUSAL = re.compile(r"(ForCausalLM|LMHeadModel)$")
 _GLM_TEMPLATES = {"glm4_moe": "glm-4.5", "glm4_moe_lite": "glm-4.7"}
 _SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
@@ -35,14 +37,50 @@ _SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_toke
 
 _NOT_HONOURED: dict[str, Any] = {
     "num_beams": 1,
+    "penalty_alpha": 0.0,
+    "guidance_scale": 1.0,
+    "dola_layers": None,
     "no_repeat_ngram_size": 0,
     "typical_p": 1.0,
+    "top_h": None,
     "epsilon_cutoff": 0.0,
     "eta_cutoff": 0.0,
     "suppress_tokens": [],
+    "begin_suppress_tokens": [],
     "bad_words_ids": [],
+    "sequence_bias": None,
+    "forced_bos_token_id": None,
+    "forced_eos_token_id": None,
+    "exponential_decay_length_penalty": None,
+    "min_length": 0,
+    "min_new_tokens": 0,
+    "max_new_tokens": None,
+    "max_time": None,
+    "stop_strings": [],
+    "watermarking_config": None,
+    "token_healing": False,
 }
 """Settings of generation_config.json that glmchat does not follow, with the values that change nothing."""
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(low: float, high: float) -> Callable[[Any], bool]:
+    """Whether it is one between these; NaN is not, nor is a truth value."""
+    return lambda v: isinstance(v, int | float) and not isinstance(v, bool) and low <= v <= high
+
+
+_FOLLOWED: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "do_sample": ("true or false", lambda v: isinstance(v, bool)),
+    "temperature": ("a number from 0 to 100", _is_number(0, 100)),
+    "top_p": ("a number from 0 to 1", _is_number(0, 1)),
+    "top_k": ("a whole number", _is_whole),
+    "min_p": ("a number from 0 to 1", _is_number(0, 1)),
+    "repetition_penalty": ("a number from 0.01 to 100", _is_number(0.01, 100)),
+}
+"""The settings of generation_config.json that SamplingDefaults holds, and what each may be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +134,7 @@ class Checkpoint:
         """In tokens; 0 when the config does not say."""
         for key in ("max_position_embeddings", "n_positions", "max_sequence_length"):
             if isinstance(value := self.config.get(key), int):
-                return value
+                return max(0, value)
         return 0
 
     @property
@@ -129,14 +167,15 @@ class Checkpoint:
         try:
             return Tokenizer.from_file(str(path))
         except Exception as e:  # the library raises plain Exception
+            _check_fetched(path)
             raise ModelError(f"{path} cannot be read as a tokenizer ({e}); fetch the file again.") from e
 
     @cached_property
     def eos_token_ids(self) -> frozenset[int]:
         """Ids that end a turn: those of generation_config, config and tokenizer together."""
         ids: set[int] = set()
-        for value in (self.generation_config.get("eos_token_id"), self.config.get("eos_token_id")):
-            ids.update(value if isinstance(value, list) else [] if value is None else [value])
+        for source in (self.generation_config, self.config):
+            ids.update(_eos(source))
         if (eos := self.special_tokens.get("eos_token")) is not None:
             found = self.tokenizer.token_to_id(eos)
             ids.update(() if found is None else (found,))
@@ -224,6 +263,8 @@ def _read(name: str, folder: Path) -> Checkpoint:
     _check_kind(name, folder)
     config = _json(folder / "config.json")
     architectures = config.get("architectures") or []
+    if not isinstance(architectures, list):
+        architectures = [architectures]
     if architectures and not any(_CAUSAL.search(str(a)) for a in architectures):
         images = "vision_config" in config
         what = "reads images as well as text" if images else "does not write answers"
@@ -241,14 +282,37 @@ def _read(name: str, folder: Path) -> Checkpoint:
             "or convert an older tokenizer with AutoTokenizer.from_pretrained(...).save_pretrained(...)."
         )
     tokenizer_config = _json(folder / "tokenizer_config.json", optional=True)
+    generation_config = _json(folder / "generation_config.json", optional=True)
+    _check_values(folder, config, generation_config)
     return Checkpoint(
         name=name,
         folder=folder,
         config=config,
-        generation_config=_json(folder / "generation_config.json", optional=True),
+        generation_config=generation_config,
         chat_template=_chat_template(folder, tokenizer_config),
         special_tokens=_special_tokens(folder, tokenizer_config),
     )
+
+
+def _check_values(folder: Path, config: Mapping[str, Any], generation_config: Mapping[str, Any]) -> None:
+    """Refuse what no answer could be sampled or ended by, before one is asked for."""
+    for name, (expected, accepts) in _FOLLOWED.items():
+        value = generation_config.get(name)
+        if value is not None and not accepts(value):
+            file = folder / "generation_config.json"
+            raise ModelError(f"{file}: {name} must be {expected}, not {value!r}; fetch or correct the file.")
+    for file, source in (("generation_config.json", generation_config), ("config.json", config)):
+        if not all(map(_is_whole, _eos(source))):
+            raise ModelError(
+                f"{folder / file}: eos_token_id must be a token's number or a list of them, not "
+                f"{source['eos_token_id']!r}; fetch or correct the file."
+            )
+
+
+def _eos(source: Mapping[str, Any]) -> list[Any]:
+    """What a config file says of it."""
+    value = source.get("eos_token_id")
+    return value if isinstance(value, list) else [] if value is None else [value]
 
 
 def _check_kind(name: str, folder: Path) -> None:
@@ -257,6 +321,11 @@ def _check_kind(name: str, folder: Path) -> None:
     if not files:
         raise ModelError(
             f"{name} is an empty folder; give one with config.json, tokenizer.json and *.safetensors."
+        )
+    if "config.json" in files and "adapter_config.json" in files:  # it would be applied by some, not by all
+        raise ModelError(
+            f"{name} holds a LoRA adapter beside a model; merge it into the model's weights, or take "
+            "adapter_config.json out of the folder to use them without it."
         )
     if "config.json" in files:
         return
@@ -296,6 +365,7 @@ def _tensor_bytes(path: Path) -> dict[str, int]:
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if size < 8 or length > size - 8:
+            _check_fetched(path)
             raise ModelError(f"{path} is cut short at {size:,} bytes; fetch it again.")
         try:
             header = json.loads(file.read(length))
@@ -313,6 +383,16 @@ def _tensor_bytes(path: Path) -> dict[str, int]:
     return sizes
 
 
+def _check_fetched(path: Path) -> None:
+    """Raises ModelError for what git leaves in place of a large file where it lacks git-lfs."""
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        if file.read(len(_LFS)) == _LFS:
+            raise ModelError(
+                f"{path} is a pointer of Git LFS, not the file itself; install git-lfs and run git lfs pull "
+                f"in {path.parent}."
+            )
+
+
 def _chat_template(folder: Path, tokenizer_config: Mapping[str, Any]) -> str | None:
     """The template: its own file first, then the older places; of a named list, the one called default."""
     file = folder / "chat_template.jinja"
@@ -324,7 +404,7 @@ def _chat_template(folder: Path, tokenizer_config: Mapping[str, Any]) -> str | N
     value = _json(folder / "chat_template.json", optional=True).get("chat_template")
     value = value or tokenizer_config.get("chat_template")
     if isinstance(value, list):
-        named = {t.get("name"): t.get("template") for t in value if isinstance(t, dict)}
+        named = {str(t.get("name")): t.get("template") for t in value if isinstance(t, dict)}
         value = named.get("default") or next(iter(named.values()), None)
     return value if isinstance(value, str) and value else None
 
@@ -347,7 +427,7 @@ def _json(path: Path, *, optional: bool = False) -> dict[str, Any]:
         if optional:
             return {}
         raise ModelError(f"{path} is missing; fetch the whole checkpoint.") from None
-    except (OSError, ValueError) as e:
+    except (OSError, ValueError, RecursionError) as e:
         raise ModelError(f"{path} cannot be read as JSON ({e}); fetch it again.") from None
     if not isinstance(value, dict):
         raise ModelError(f"{path} is not a JSON object; fetch it again.")

@@ -68,6 +68,8 @@ def remove(name: str) -> Spoil:
     return lambda folder: (folder / name).unlink()
 
 
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 14282656\n"
+
 BROKEN: dict[str, tuple[Spoil, str]] = {
     "empty folder": (only(), "is an empty folder"),
     "no config": (remove("config.json"), "no config.json"),
@@ -91,6 +93,17 @@ BROKEN: dict[str, tuple[Spoil, str]] = {
     "truncated shard": (truncate, "where its header says"),
     "truncated header": (write("model.safetensors", b"\xff\0\0\0\0\0\0\0{"), "cut short"),
     "empty shard": (write("model.safetensors", b""), "cut short at 0 bytes"),
+    "pointer to the shard": (write("model.safetensors", POINTER), "git lfs pull"),
+    "pointer to the tokenizer": (write("tokenizer.json", POINTER), "git lfs pull"),
+    "adapter beside a model": (write("adapter_config.json", b"{}"), "LoRA adapter beside a model"),
+    "config is too deep": (write("config.json", b"[" * 100_000), "cannot be read as JSON"),
+    "architecture is a text": (edit("config.json", architectures="BertForMaskedLM"), "BertForMaskedLM"),
+    "temperature is a text": (edit("generation_config.json", temperature="hot"), "temperature must be a"),
+    "temperature is none": (edit("generation_config.json", temperature=float("nan")), "not nan"),
+    "penalty of nothing": (edit("generation_config.json", repetition_penalty=0), "repetition_penalty must"),
+    "top_k is a list": (edit("generation_config.json", top_k=[1]), "top_k must be a whole number"),
+    "end is a text": (edit("generation_config.json", eos_token_id="<|user|>"), "eos_token_id must be"),
+    "end is nested": (edit("config.json", eos_token_id=[[1]]), "config.json: eos_token_id must be"),
     "not safetensors": (write("model.safetensors", b"\x02\0\0\0\0\0\0\0[]"), "safetensors"),
 }
 
@@ -100,7 +113,7 @@ def test_broken_checkpoint_is_refused_in_one_line(copy: Path, kind: str) -> None
     spoil, expected = BROKEN[kind]
     spoil(copy)
     with pytest.raises(ModelError) as caught:
-        with_weights(resolve(str(copy)))
+        assert with_weights(resolve(str(copy))).tokenizer
     message = str(caught.value)
     assert expected in message
     assert "\n" not in message
@@ -155,10 +168,10 @@ def test_eos_is_the_union_of_all_sources(copy: Path) -> None:
 
 
 def test_sampling_defaults(copy: Path) -> None:
-    edit("generation_config.json", do_sample=True, temperature=0.6, top_p=0.95, num_beams=4)(copy)
+    edit("generation_config.json", do_sample=True, temperature=0.6, top_p=0.95, num_beams=4, max_time=2)(copy)
     checkpoint = resolve(str(copy))
     assert checkpoint.sampling == SamplingDefaults(do_sample=True, temperature=0.6, top_p=0.95)
-    assert checkpoint.ignored_settings == ["num_beams"]
+    assert checkpoint.ignored_settings == ["num_beams", "max_time"]
 
 
 class TestTemplates:
