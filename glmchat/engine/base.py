@@ -32,6 +32,8 @@ class ModelInfo:
     load_s: float = 0.0
     thinks: bool = True
     """Whether the chat template knows `enable_thinking`; where not, the toggle has no effect."""
+    not_followed: tuple[str, ...] = ()
+    """Settings of the checkpoint's generation_config.json that change nothing here."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -315,5 +315,6 @@ class _Load:
             context_length=checkpoint.context_length,
             load_s=time.perf_counter() - started,
             thinks=template.knows_thinking,
+            not_followed=tuple(checkpoint.ignored_settings),
         )
         return TurnRunner(checkpoint, encoder, loaded), info

@@ -165,6 +165,9 @@ def _params(host: Host, argument: str) -> None:
     if argument:
         host.chat.options = set_parameter(host.chat.options, argument)
     host.say(describe_parameters(host.chat.options))
+    if host.info is not None and host.info.not_followed:
+        names = ", ".join(host.info.not_followed)
+        host.say(f"Not followed from the checkpoint's generation_config.json: {names}.")
 
 
 def _system(host: Host, argument: str) -> None:

@@ -6,6 +6,7 @@ import base64
 import json
 import os
 import re
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -35,12 +36,13 @@ class Listener:
         self.said: list[str] = []
         self.drafted: list[str] = []
         self.did: list[str] = []
+        self.not_followed: tuple[str, ...] = ()
         for number in range(len(answers)):
             self.ask(f"question {number + 1}")
 
     @property
     def info(self) -> ModelInfo | None:
-        return self.chat.engine.info
+        return replace(self.chat.engine.info, not_followed=self.not_followed)
 
     def load_model(self, name: str) -> None:
         self.did.append(f"load {name}")
@@ -108,6 +110,13 @@ def test_think_switches() -> None:
     host.run("/think show")
     host.run("/think hide")
     assert host.did == ["thinking shown: True", "thinking shown: False"]
+
+
+def test_params_name_what_is_not_followed() -> None:
+    host = Listener()
+    assert "generation_config.json" not in host.run("/params")
+    host.not_followed = ("num_beams", "max_time")
+    assert "generation_config.json: num_beams, max_time." in host.run("/params")
 
 
 def test_params_are_shown_and_set_within_bounds() -> None:
