@@ -29,6 +29,11 @@ _MEANINGS = (
         "{name} holds weights of other sizes than its config.json says; fetch both anew from one place.",
     ),
     (
+        ("automatic conversion of the weights",),  # of single experts, as they are stored, to all of a layer
+        "{name} lacks some of its experts, or they are of other sizes than its config.json says; fetch the "
+        "whole checkpoint anew.",
+    ),
+    (
         ("trust_remote_code", "custom code"),
         "{name} needs code of its own to run, which transformers does not have; if you trust its author, "
         "add --trust-remote-code.",
@@ -59,6 +64,8 @@ def explain(name: str, error: Exception, doing: str) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, MemoryError):
         text = "out of memory"
+    elif isinstance(error, KeyError):  # whose text is the bare name
+        text = f"{text} is not known"
     for signs, meaning in _MEANINGS:
         if any(sign in text for sign in signs):
             return meaning.format(name=name, text=_short(text))

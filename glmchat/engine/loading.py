@@ -103,7 +103,11 @@ def load_share(
 def _config(checkpoint: Checkpoint, options: LoadOptions) -> Any:
     from transformers import AutoConfig, AutoModelForCausalLM  # noqa: F401  # brings what takes long to import
 
-    return AutoConfig.from_pretrained(checkpoint.folder, trust_remote_code=options.trust_remote_code)
+    config = AutoConfig.from_pretrained(checkpoint.folder, trust_remote_code=options.trust_remote_code)
+    # Others are packages that this machine may lack, or code that transformers would fetch from the hub.
+    if getattr(config, "_attn_implementation", None) not in ("eager", "sdpa"):
+        config._attn_implementation = None
+    return config
 
 
 def _load_weights(

@@ -260,6 +260,37 @@ def test_remote_code_is_refused(copy: Path) -> None:
         open_local(str(copy))
 
 
+@pytest.mark.parametrize("key", ["_attn_implementation", "attn_implementation"])
+@pytest.mark.parametrize("kernel", ["kernels-community/flash-attn2", "flash_attention_2"])
+def test_attention_that_a_checkpoint_would_fetch_is_left_out(copy: Path, key: str, kernel: str) -> None:
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps({**config, key: kernel}))
+    assert answer(copy)[1] == EXPECTED
+
+
+@pytest.mark.parametrize("kept", [None, torch.zeros(3, 3)])
+def test_an_expert_that_is_not_there_or_of_another_size(copy: Path, kept: torch.Tensor | None) -> None:
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(copy / "model.safetensors")
+    expert = "model.layers.1.mlp.experts.3.up_proj.weight"
+    del weights[expert]
+    save_file(
+        weights if kept is None else {**weights, expert: kept},
+        copy / "model.safetensors",
+        metadata={"format": "pt"},
+    )
+    with pytest.raises(ModelError, match="lacks some of its experts, or they are of other sizes"):
+        open_local(str(copy))
+
+
+def test_a_name_that_the_libraries_do_not_know(copy: Path) -> None:
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps({**config, "hidden_act": "none-such"}))
+    with pytest.raises(ModelError, match="'none-such' is not known"):
+        open_local(str(copy))
+
+
 def test_shapes_that_do_not_fit(copy: Path) -> None:
     config = json.loads((copy / "config.json").read_text())
     (copy / "config.json").write_text(json.dumps({**config, "hidden_size": 128}))
