@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ..errors import ModelError
 from . import native
 from .cache import Branch, PrefixCache, has_states, is_croppable
 from .draft import LONGEST_LOOKUP, LONGEST_MTP, Drafter, Lookup, Mtp, Pace
@@ -112,7 +113,15 @@ class Decoding:
             yield len(self.branch.ids)
 
     def tokens(self, sample: Sampler, most: int | None) -> Iterator[int]:
-        """Sampled ids without end, of which the caller takes `most`; all of the prompt must be prefilled."""
+        """Sampled ids without end, of which the caller takes `most`; all of the prompt must be prefilled.
+
+        Raises ModelError where the model gives no numbers: the likeliest token would be the first for ever.
+        """
+        if bool(self._next_logits().isnan().any()):
+            raise ModelError(
+                f"The model gives no numbers (NaN): its weights are broken, or do not suit "
+                f"{self._loaded.dtype}; fetch them anew, or try --dtype float32."
+            )
         if self._drafter is not None and self._pace is not None:
             yield from self._guided(sample, most, self._drafter, self._pace)
         logits, loaded = self._next_logits(), self._loaded

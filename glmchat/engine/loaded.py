@@ -74,6 +74,7 @@ class LoadedModel:
         self.dtype = str(model.dtype).removeprefix("torch.")
         self.parameters = sum(p.numel() for p in model.parameters())  # where it is split, those of all
         self.input_device = compute_device(model.get_input_embeddings())
+        self.vocabulary = len(model.get_input_embeddings().weight)
         accepted = inspect.signature(model.forward).parameters
         self._keeps_few = "logits_to_keep" in accepted
         self._takes_places = "position_ids" in accepted

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ..errors import ContextFullError
+from ..errors import ContextFullError, ModelError, TemplateError
 from ..events import (
     Event,
     FinishReason,
@@ -82,7 +82,7 @@ class TurnRunner:
 
         Raises: ContextFullError, TemplateError, and whatever torch raises. The runner stays usable.
         """
-        prompt = self.render(turn.messages, turn.tools, turn.options)
+        prompt = self._prompt(turn)
         room = self._room(len(prompt.ids))
         limit = turn.options.max_tokens
         budget = room if limit is None else limit if room is None else min(room, limit)
@@ -112,7 +112,7 @@ class TurnRunner:
         """
         if self._loaded.offloaded or not self._decoder.reuses:
             return
-        prompt = self.render(ahead.messages, ahead.tools, ahead.options).ids
+        prompt = self._prompt(ahead).ids
         self._room(len(prompt))  # raises where there is none
         same = functools.cache(ahead.reads_all_of)
 
@@ -159,6 +159,21 @@ class TurnRunner:
         self._decoder.prefixes.drop()
         self._loaded.compiled = None  # it refers back
         self._loaded.close()
+
+    def _prompt(self, wanted: Turn | Ahead) -> Prompt:
+        """What is to be computed. Raises TemplateError or ModelError where that cannot be."""
+        prompt = self.render(wanted.messages, wanted.tools, wanted.options)
+        if not prompt.ids:
+            raise TemplateError(
+                f"The chat template of {self._checkpoint.name} made nothing of the conversation; fetch the "
+                "checkpoint again or give another --chat-template."
+            )
+        if max(prompt.ids) >= self._loaded.vocabulary:  # of which a GPU would never recover
+            raise ModelError(
+                f"The tokenizer of {self._checkpoint.name} knows more tokens than its weights, which have "
+                f"{self._loaded.vocabulary:,}, and the prompt has one of those; fetch both from one place."
+            )
+        return prompt
 
     def _room(self, prompt_tokens: int) -> int | None:
         """How many tokens may still be written; None when the checkpoint states no context length."""

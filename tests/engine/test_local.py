@@ -159,6 +159,33 @@ class TestFaults:
             with pytest.raises(TemplateError):
                 ask(engine, "hello")
 
+    def test_template_that_makes_nothing(self, tiny_glm: Path, tmp_path: Path) -> None:
+        (template := tmp_path / "empty.jinja").write_text("{# nothing #}")
+        refused = pytest.raises(TemplateError, match="made nothing of the conversation")
+        with open_local(str(tiny_glm), chat_template=str(template)) as engine, refused:
+            ask(engine, "hello")
+
+    def test_token_that_the_weights_do_not_know(self, tiny_glm: Path, tmp_path: Path) -> None:
+        folder = Path(shutil.copytree(tiny_glm, tmp_path / "more"))
+        tokenizer = json.loads((folder / "tokenizer.json").read_text())
+        added = tokenizer["added_tokens"]
+        added.append({**added[0], "id": added[-1]["id"] + 1, "content": "<|new|>"})
+        (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+        (folder / "chat_template.jinja").write_text("<|new|>{{ messages[0].content }}")
+        with open_local(str(folder)) as engine, pytest.raises(ModelError, match="knows more tokens than"):
+            ask(engine, "hello")
+
+    @pytest.mark.parametrize("options", [GREEDY, GenerationOptions(temperature=1.0)])
+    def test_weights_that_are_no_numbers(
+        self, tiny_glm: Path, tmp_path: Path, options: GenerationOptions
+    ) -> None:
+        folder = Path(shutil.copytree(tiny_glm, tmp_path / "nan"))
+        weights = load_file(folder / "model.safetensors")
+        weights["model.norm.weight"] *= float("nan")
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+        with open_local(str(folder)) as engine, pytest.raises(ModelError, match=r"no numbers \(NaN\)"):
+            ask(engine, "hello", options=options)
+
     def test_loading_fault_comes_from_whatever_is_called_first(self) -> None:
         engine = LocalEngine("./no/such/folder")
         with pytest.raises(ModelError, match="neither an existing folder"):
