@@ -195,6 +195,8 @@ class _Process:
         self._ran = again
         self._on_progress = on_progress or (lambda _: None)
         self._lock = threading.Lock()
+        self._sending = threading.Lock()
+        self._outgoing: queue.SimpleQueue[object] = queue.SimpleQueue()
         self._requests = 0
         self._replies: dict[int, queue.SimpleQueue[Any]] = {}
         self._loaded = threading.Event()
@@ -210,7 +212,8 @@ class _Process:
         self.pid = self._child.pid
         self._connection = self._child.connection
         self._send((model, options, chat_template))
-        threading.Thread(target=self._read, name="glmchat-worker-reader", daemon=True).start()
+        for work, name in ((self._write, "writer"), (self._read, "reader")):
+            threading.Thread(target=work, name=f"glmchat-worker-{name}", daemon=True).start()
 
     def wait(self) -> ModelInfo:
         """Block until the model is loaded. Raises what loading raised."""
@@ -259,8 +262,15 @@ class _Process:
             self._child.end()
 
     def _send(self, message: object) -> None:
-        with self._lock, contextlib.suppress(OSError):  # it is gone: the reader finds out
-            self._connection.send(message)
+        self._outgoing.put(message)
+
+    def _write(self) -> None:
+        """The thread that sends: nobody else waits for a process that does not read, stopped perhaps."""
+        message: object = self
+        while message is not None:
+            message = self._outgoing.get()
+            with self._sending, contextlib.suppress(OSError):  # it is gone: the reader finds out
+                self._connection.send(message)
 
     def _read(self) -> None:
         """The thread that hands out what comes back, and tells everyone when nothing more will."""
@@ -277,6 +287,7 @@ class _Process:
             if self.fault is None:
                 self.fault = _Fault(ModelError(CLOSED if self._closing else self._epitaph(how)))
             waiting = list(self._replies.values())
+        with self._sending:
             self._child.close()
         self._loaded.set()
         for replies in waiting:

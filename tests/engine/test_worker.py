@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import signal
@@ -227,6 +228,26 @@ def test_a_process_that_does_not_end_is_ended(engine: WorkerEngine, monkeypatch:
     os.kill(engine.pid, signal.SIGSTOP)
     engine.close()
     assert not Path(f"/proc/{engine.pid}").exists(), "and its memory is free"
+
+
+def test_a_process_that_does_not_read_holds_nobody_up(
+    engine: WorkerEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "ENDING_S", 0.3)
+    engine.wait()
+    os.kill(engine.pid, signal.SIGSTOP)
+    question = Conversation([{"role": "user", "content": "long " * 1_000_000}])  # more than a socket holds
+    threads = [
+        threading.Thread(target=work, daemon=True)
+        for work in (lambda: engine.prepare(question), lambda: engine.prepare(question), engine.close)
+    ]
+    for thread in threads:
+        thread.start()
+        thread.join(5)
+    alive = [thread.is_alive() for thread in threads]
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(engine.pid, signal.SIGKILL)
+    assert alive == [False, False, False]
 
 
 def test_a_turn_that_is_left_stops_soon_and_the_next_is_not_disturbed(shared: WorkerEngine) -> None:
