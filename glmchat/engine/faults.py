@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from ..errors import GlmChatError, ModelError
 
 _LONGEST = 160
+_NO_MEMORY = ("can't allocate memory", "out of memory", "not enough memory")
 _MEANINGS = (
     (
-        ("can't allocate memory", "out of memory", "not enough memory"),
+        _NO_MEMORY,
         "{name} does not fit in memory; let more of it go to the CPU or disk with --max-memory and "
         "--offload-dir, or choose a smaller checkpoint.",
     ),
@@ -66,6 +67,11 @@ def explain(name: str, error: Exception, doing: str) -> str:
         text = "out of memory"
     elif isinstance(error, KeyError):  # whose text is the bare name
         text = f"{text} is not known"
+    if doing == "answering" and any(sign in text for sign in _NO_MEMORY):
+        return (
+            f"This conversation does not fit in memory beside {name}; shorten it, end other programs, or let "
+            "more of the model go to the CPU or disk with --max-memory and --offload-dir."
+        )
     for signs, meaning in _MEANINGS:
         if any(sign in text for sign in signs):
             return meaning.format(name=name, text=_short(text))

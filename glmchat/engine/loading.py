@@ -7,6 +7,7 @@ by warnings (missing weights, a map with holes) is an error here, of one line.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import functools
 import os
 import shutil
@@ -34,6 +35,8 @@ from .quiet import quiet
 from .ranks import OnBroken, Ranks, Seat, hide_gpus
 from .resident import FilePages, tight_heap
 
+_OFFLOADED = "glmchat-offloaded-"
+"""How the folders begin that weights are offloaded to; nothing else of a person's is called so."""
 SMALL = 1 << 26
 """Bytes of weights that one CPU thread runs as fast as several, which mostly wait for each other; for long
 where something else wants the CPU as well."""
@@ -64,9 +67,7 @@ def load_model(
             return LoadedModel(model, undo.pop_all(), options.speculate, checkpoint.folder, ranks)
         config = _config(checkpoint, options)
         device_map, max_memory = place(checkpoint.folder, config, options)
-        offload_folder = _offload_folder(options.offload_dir)
-        if offload_folder is not None:
-            undo.callback(shutil.rmtree, offload_folder, ignore_errors=True)
+        offload_folder = options.offload_dir and undo.enter_context(_offload_folder(options.offload_dir))
         model = _load_weights(
             checkpoint,
             options,
@@ -166,16 +167,43 @@ def _usual_threads() -> int:
     return torch.get_num_threads()
 
 
-def _offload_folder(offload_dir: str | None) -> Path | None:
-    """A new folder below `--offload-dir`, for the copies that transformers writes; it goes with the model."""
-    if offload_dir is None:
-        return None
+@contextlib.contextmanager
+def _offload_folder(offload_dir: str) -> Iterator[Path]:
+    """A new folder below `--offload-dir`, for the copies that transformers writes; it goes with the model.
+
+    So does what processes left there that were killed, as happens where memory runs out: their folders are
+    those that nobody has locked.
+    """
+    with contextlib.ExitStack() as ours:
+        try:
+            parent = Path(os.path.expanduser(offload_dir))
+            parent.mkdir(parents=True, exist_ok=True)
+            with _locked(parent, wait=True):  # a folder of another's is not there before it is locked
+                for other in parent.glob(f"{_OFFLOADED}{8 * '?'}"):
+                    with contextlib.suppress(OSError), _locked(other) as left:
+                        if left:
+                            shutil.rmtree(other, ignore_errors=True)
+                folder = Path(tempfile.mkdtemp(prefix=_OFFLOADED, dir=parent))
+                ours.enter_context(_locked(folder))
+        except OSError as e:
+            raise ModelError(f"--offload-dir {offload_dir} cannot be written: {e.strerror or e}.") from None
+        ours.callback(shutil.rmtree, folder, ignore_errors=True)
+        yield folder
+
+
+@contextlib.contextmanager
+def _locked(folder: Path, *, wait: bool = False) -> Iterator[bool]:
+    """Whether no other process has it within; not known, and so False, where files cannot be locked."""
+    handle = os.open(folder, os.O_RDONLY)
     try:
-        parent = Path(os.path.expanduser(offload_dir))
-        parent.mkdir(parents=True, exist_ok=True)
-        return Path(tempfile.mkdtemp(prefix="glmchat-", dir=parent))
-    except OSError as e:
-        raise ModelError(f"--offload-dir {offload_dir} cannot be written: {e.strerror or e}.") from None
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        locked = True
+    except OSError:
+        locked = False
+    try:
+        yield locked
+    finally:
+        os.close(handle)  # which unlocks it; so does the end of the process
 
 
 def _check_complete(name: str, info: dict[str, Any]) -> None:

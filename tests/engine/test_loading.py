@@ -60,6 +60,21 @@ def test_disk_offload_gives_the_same_answer(tiny_glm: Path, tmp_path: Path) -> N
     assert list(offload.iterdir()) == []  # what was written is gone with the engine
 
 
+def test_what_killed_processes_left_on_the_disk_goes(tiny_glm: Path, tmp_path: Path) -> None:
+    kill = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+    code = (
+        "import sys; from glmchat.engine.loading import _offload_folder\n"
+        "with _offload_folder(sys.argv[1]) as folder: (folder / 'weights').write_text(''); " + kill
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)
+    (left,) = tmp_path.iterdir()
+    with loading._offload_folder(str(tmp_path)) as own:
+        assert not left.exists()
+        answer(tiny_glm, max_memory="cpu=400KB", offload_dir=str(tmp_path))
+        assert list(tmp_path.iterdir()) == [own], "that of a model which is in use stays"
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_memory_limit_sends_weights_to_disk(tiny_glm: Path, tmp_path: Path) -> None:
     device, text = answer(tiny_glm, max_memory="cpu=400KB", offload_dir=str(tmp_path))
     assert "disk" in device

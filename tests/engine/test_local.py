@@ -148,7 +148,7 @@ class TestFaults:
         import torch
 
         failing(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), 3)
-        with pytest.raises(ModelError, match="does not fit in memory"):
+        with pytest.raises(ModelError, match="This conversation does not fit in memory"):
             ask(shared, tiny.HELLO.question)
 
     def test_template_that_refuses(self, tiny_glm: Path, tmp_path: Path) -> None:
