@@ -10,7 +10,7 @@ import contextlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -191,11 +191,13 @@ def resolve(
     Raises: ModelError, one line, when it is missing, broken or of the wrong kind.
     """
     folder = DEMO_FOLDER if model == DEMO else Path(os.path.expanduser(model))
-    if folder.is_dir():
-        return _read(model, folder)
-    if folder.is_file():
-        hint = " GGUF files are not loaded; use a safetensors checkpoint." if folder.suffix == ".gguf" else ""
-        raise ModelError(f"--model {model} is a file; give the folder of a checkpoint.{hint}")
+    with _readable():
+        if folder.is_dir():
+            return _read(model, folder)
+        if folder.is_file():
+            gguf = folder.suffix == ".gguf"
+            hint = " GGUF files are not loaded; use a safetensors checkpoint." if gguf else ""
+            raise ModelError(f"--model {model} is a file; give the folder of a checkpoint.{hint}")
     if not is_hub_name(model):
         raise ModelError(
             f"--model {model} is neither an existing folder nor a hub name like zai-org/GLM-4.5-Air; "
@@ -214,6 +216,13 @@ def with_weights(checkpoint: Checkpoint, on_bytes: BytesDone | None = None) -> C
     folder, name = checkpoint.folder, checkpoint.name
     if checkpoint.repository is not None:
         checkpoint.repository.download((*_SMALL_FILES, *_WEIGHT_FILES), on_bytes, checkpoint.stored_bytes)
+    with _readable():
+        shards = _shards(name, folder)
+        return replace(checkpoint, shards=tuple(_tensor_bytes(folder / shard) for shard in shards))
+
+
+def _shards(name: str, folder: Path) -> list[str]:
+    """The files of its weights, all of which are there. Raises ModelError."""
     index = folder / _INDEX
     if index.is_file():
         weight_map = _json(index).get("weight_map")
@@ -226,11 +235,10 @@ def with_weights(checkpoint: Checkpoint, on_bytes: BytesDone | None = None) -> C
                 f"{name} lacks {missing[0]}{more} of its {len(shards)} shards; the copy or download is "
                 "incomplete, fetch it again."
             )
-    elif (folder / "model.safetensors").is_file():
-        shards = ["model.safetensors"]
-    else:
-        raise ModelError(_no_weights(name, [p.name for p in folder.iterdir()]))
-    return replace(checkpoint, shards=tuple(_tensor_bytes(folder / shard) for shard in shards))
+        return shards
+    if (folder / "model.safetensors").is_file():
+        return ["model.safetensors"]
+    raise ModelError(_no_weights(name, [p.name for p in folder.iterdir()]))
 
 
 def choose_template(checkpoint: Checkpoint, choice: str = "auto") -> ChatTemplate:
@@ -256,6 +264,17 @@ def choose_template(checkpoint: Checkpoint, choice: str = "auto") -> ChatTemplat
         f"{checkpoint.name} brings no chat template, so it is probably not a chat model; choose an "
         f"instruct version, or {override}."
     )
+
+
+@contextlib.contextmanager
+def _readable() -> Iterator[None]:
+    """What the system refuses inside is a ModelError."""
+    try:
+        yield
+    except OSError as e:
+        raise ModelError(
+            f"{e.filename} cannot be read: {e.strerror or e}; check the name, and that you may read it."
+        ) from None
 
 
 def _read(name: str, folder: Path) -> Checkpoint:

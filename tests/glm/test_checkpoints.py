@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
 import subprocess
@@ -120,9 +121,22 @@ def test_broken_checkpoint_is_refused_in_one_line(copy: Path, kind: str) -> None
     assert caught.value.exit_code == EXIT_MODEL == 3
 
 
+@pytest.mark.parametrize("refused", ["is_dir", "iterdir", "open"])
+def test_what_may_not_be_read(copy: Path, monkeypatch: pytest.MonkeyPatch, refused: str) -> None:
+    def refuse(path: Path, *args: Any, **more: Any) -> Any:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    checkpoint = resolve(str(copy))
+    read = functools.partial(with_weights, checkpoint) if refused == "open" else lambda: resolve(str(copy))
+    monkeypatch.setattr(Path, refused, refuse)
+    with pytest.raises(ModelError, match=rf"{copy.name}.* cannot be read: Permission denied; check"):
+        read()
+
+
 @pytest.mark.parametrize(
     ("model", "expected"),
     [
+        ("a" * 5000, "cannot be read: File name too long|neither an existing folder"),
         ("zai-org/GLM-4.5-Air", "--offline"),
         ("no-such-model", "neither an existing folder nor a hub name"),
         ("./no/such/folder", "neither an existing folder nor a hub name"),
