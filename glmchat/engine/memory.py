@@ -21,6 +21,12 @@ from ..errors import UsageError
 DeviceMap: TypeAlias = str | dict[str, int | str]
 """A strategy of accelerate (`auto`, `balanced`, `sequential`), or the device of each module; "" is all."""
 
+CHOICES = {
+    "dtype": ("auto", "bfloat16", "float16", "float32"),
+    "speculate": ("auto", "mtp", "lookup", "off"),
+    "compile": ("auto", "on", "off"),
+}
+"""What the options of these names may be; the command line's are those of settings."""
 STRATEGIES = ("auto", "balanced", "sequential")
 _DEVICE = re.compile(r"cpu|disk|mps|(cuda|xpu)(:\d+)?")
 _PARALLEL = re.compile(r"tensor(?::([2-9]|[1-9]\d+))?")
@@ -59,6 +65,9 @@ class LoadOptions:
     def check(self) -> None:
         """Raises: UsageError for an option that cannot be read, or does not go with another."""
         self.placement()
+        for name, known in CHOICES.items():
+            if (given := getattr(self, name)) not in known:
+                raise UsageError(f"--{name} {given} is not known; use one of {', '.join(known)}.")
         if self.ranks == 1:
             return
         for option, given, why in (
@@ -128,7 +137,7 @@ def parse_device_map(text: str) -> DeviceMap:
         placement = json.loads(path.read_text(encoding="utf-8"))
     except OSError as e:
         raise UsageError(f"--device-map: {path} cannot be read: {e.strerror or e}.") from None
-    except ValueError as e:
+    except (ValueError, RecursionError) as e:
         raise UsageError(f"--device-map: {path} is not JSON: {e}.") from None
     if not isinstance(placement, dict) or not placement:
         raise UsageError(f"--device-map: {path} must hold an object of module names and devices.")

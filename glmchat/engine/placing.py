@@ -64,7 +64,7 @@ def place(folder: Path, config: Any, options: LoadOptions) -> tuple[DeviceMap, d
             return _place_on_cpu(config, options)
         if device_map == "auto" and torch.cuda.is_available() and (most or not _is_small(folder)):
             return _plan(config, options, most) or device_map, most
-    elif "" not in device_map:
+    elif set(device_map) != {""}:
         _check_modules(device_map, _on_meta(config, options))
     return device_map, most
 
@@ -209,6 +209,6 @@ def _check_modules(device_map: dict[str, int | str], model: Any) -> None:
             "model.embed_tokens, model.layers.0, model.norm and lm_head."
         )
     for name, _ in model.named_parameters():
-        parents = {name[:i] for i, c in enumerate(name) if c == "."}
+        parents = {"", *(name[:i] for i, c in enumerate(name) if c == ".")}
         if not parents & set(device_map):
             raise ModelError(f'--device-map gives {name} no device; add it, or "" for all the rest.')

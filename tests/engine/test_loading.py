@@ -16,12 +16,13 @@ import torch
 
 from glmchat.engine import loading, placing
 from glmchat.engine.local import open_local
-from glmchat.engine.memory import LoadOptions, parse_device_map, parse_max_memory
+from glmchat.engine.memory import CHOICES, LoadOptions, parse_device_map, parse_max_memory
 from glmchat.engine.placing import check_room
 from glmchat.errors import GlmChatError, ModelError, UsageError
 from glmchat.events import LoadProgress
 from glmchat.glm.checkpoints import resolve
 from glmchat.messages import Conversation
+from glmchat.settings import table
 from tests import tiny
 from tests.gpu import needs_gpu
 
@@ -204,6 +205,9 @@ def test_info_and_progress(tiny_glm: Path) -> None:
         ({"max_memory": "cpu=1KB"}, ModelError, "--offload-dir"),
         ({"offload_dir": "/dev/null/x", "max_memory": "cpu=1KB"}, ModelError, "cannot be written"),
         ({"attn": "nonsense"}, ModelError, "--attn"),
+        ({"dtype": "load"}, UsageError, "--dtype load is not known; use one of auto, bfloat16"),
+        ({"speculate": "of"}, UsageError, "--speculate of is not known"),
+        ({"compile": "no"}, UsageError, "--compile no is not known"),
     ],
 )
 def test_options_that_cannot_be_met(
@@ -212,6 +216,11 @@ def test_options_that_cannot_be_met(
     with pytest.raises(error, match=expected) as caught:
         open_local(str(tiny_glm), LoadOptions(**options))
     assert "\n" not in str(caught.value)
+
+
+def test_options_are_those_of_the_command_line() -> None:
+    kinds = {entry.name: entry.metadata["kind"].choices for entry in table()}
+    assert {name: kinds[name] for name in CHOICES} == CHOICES
 
 
 @pytest.mark.parametrize(
@@ -223,6 +232,8 @@ def test_options_that_cannot_be_met(
         ('{"model": "gpu"}', UsageError, "on 'gpu'"),
         ('{"model": "cpu"}', ModelError, "gives lm_head.weight no device"),
         ('{"model": "cpu", "lm_head": "cpu", "vision": "cpu"}', ModelError, "names 'vision'"),
+        ('{"": "cpu", "model.layer.1": "disk"}', ModelError, "names 'model.layer.1'"),
+        ("[" * 100_000, UsageError, "is not JSON"),
     ],
 )
 def test_maps_that_cannot_be_used(
