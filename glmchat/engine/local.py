@@ -296,7 +296,11 @@ class _Load:
         started = time.perf_counter()
         options = self.options
         checkpoint = resolve(
-            self.model, revision=options.revision, token=options.token, offline=options.offline
+            self.model,
+            revision=options.revision,
+            token=options.token,
+            offline=options.offline,
+            with_code=options.trust_remote_code,
         )
         template = choose_template(checkpoint, self.chat_template)
         encoder = PromptEncoder(checkpoint.tokenizer, template)

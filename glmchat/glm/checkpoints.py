@@ -27,6 +27,7 @@ DEMO = "demo"
 DEMO_FOLDER = Path(__file__).resolve().parent.parent / "demo"
 
 _SMALL_FILES = ("*.json", "*.jinja")
+_CODE_FILES = ("*.py",)
 _WEIGHT_FILES = ("model*.safetensors", "model.safetensors.index.json")
 _INDEX = "model.safetensors.index.json"
 _LFS = b"version https://git-lfs"
@@ -183,10 +184,15 @@ class Checkpoint:
 
 
 def resolve(
-    model: str, *, revision: str | None = None, token: str | None = None, offline: bool = False
+    model: str,
+    *,
+    revision: str | None = None,
+    token: str | None = None,
+    offline: bool = False,
+    with_code: bool = False,
 ) -> Checkpoint:
     """The checkpoint that `model` names, without its weights: `demo`, an existing folder, or a hub name
-    `org/name`, whose small files are downloaded into the Hugging Face cache.
+    `org/name`, whose small files are downloaded into the Hugging Face cache, and its code if asked for.
 
     Raises: ModelError, one line, when it is missing, broken or of the wrong kind.
     """
@@ -204,7 +210,8 @@ def resolve(
             f"check the spelling, or try --model {DEMO}."
         )
     repository = Repository(model, revision, token, offline=offline)
-    return replace(_read(model, repository.download(_SMALL_FILES)), repository=repository)
+    files = (*_SMALL_FILES, *(_CODE_FILES if with_code else ()))
+    return replace(_read(model, repository.download(files)), repository=repository)
 
 
 def with_weights(checkpoint: Checkpoint, on_bytes: BytesDone | None = None) -> Checkpoint:

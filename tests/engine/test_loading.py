@@ -25,6 +25,7 @@ from glmchat.messages import Conversation
 from glmchat.settings import table
 from tests import tiny
 from tests.gpu import needs_gpu
+from tests.hub import serve
 
 from .conformance import ask, done
 
@@ -284,6 +285,38 @@ def test_remote_code_is_refused(copy: Path) -> None:
     (copy / "own.py").write_text("raise SystemExit('this code must not run')")
     with pytest.raises(ModelError, match="--trust-remote-code"):
         open_local(str(copy))
+
+
+def test_trusted_code_is_fetched_and_run(tiny_glm: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_glm, tmp_path / "served"))
+    config = json.loads((folder / "config.json").read_text())
+    config["auto_map"] = {"AutoConfig": "own.Config", "AutoModelForCausalLM": "own.Model"}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "own.py").write_text(
+        "from transformers import Glm4MoeConfig, Glm4MoeForCausalLM\n"
+        "class Config(Glm4MoeConfig): pass\n"
+        "class Model(Glm4MoeForCausalLM): config_class = Config\n"
+    )
+    code = (
+        "from glmchat import AnswerDelta, Chat\n"
+        "with Chat.from_model('org/name', trust_remote_code=True) as chat:\n"
+        "    runner = chat.engine._runner\n"
+        "    print(type(runner._loaded._model).__module__)\n"
+        f"    list(chat.send({tiny.HELLO.question!r}))\n"
+        "    print(chat.conversation.messages[-1].content)\n"
+    )
+    with serve(folder) as hub:
+        told = subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, **hub.environment(tmp_path / "cache")},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+    module, answered = told.stdout.splitlines()
+    assert module.startswith("transformers_modules"), told.stderr
+    assert answered == "Hello! How can I help you?"
 
 
 @pytest.mark.parametrize("key", ["_attn_implementation", "attn_implementation"])

@@ -74,6 +74,14 @@ def test_a_checkpoint_is_downloaded_once(fetch: Fetch, hub: Hub) -> None:
     assert not hub.weights_asked()
 
 
+def test_code_comes_only_where_it_is_trusted(fetch: Fetch, hub: Hub, tmp_path: Path) -> None:
+    (hub.folder / "own.py").write_text("raise SystemExit('this code must not run')")
+    fetch()
+    assert not any(line.endswith(".py") for line in hub.asked)
+    fetch(with_code=True)
+    assert len(list((tmp_path / "cache").rglob(f"{COMMIT}/own.py"))) == 1
+
+
 def test_from_the_cache_without_a_hub(fetch: Fetch, hub: Hub) -> None:
     first = fetch()
     hub.asked.clear()
