@@ -6,6 +6,8 @@ import contextlib
 import os
 from collections.abc import Iterator
 
+from .memory import processor_limit
+
 _WAIT_POLICY, _SPINS = "OMP_WAIT_POLICY", "GOMP_SPINCOUNT"
 _SHORT = "1000"
 """Some tens of microseconds, longer than threads with even shares wait for each other. Beside two programs
@@ -32,8 +34,12 @@ def bring_torch() -> None:
     """Import torch, if nobody has, so that its threads on a CPU soon sleep where they wait for each other.
 
     One that spins keeps a core on which the one that it waits for, which lost its own to another program,
-    could go on. What the environment says already holds.
+    could go on. Nor are there more than a container has time for: it would stop all of them together, for the
+    rest of each tenth of a second. What the environment says already holds.
     """
     said = _WAIT_POLICY in os.environ or _SPINS in os.environ
     with environ({} if said else {_SPINS: _SHORT}):
-        import torch  # noqa: F401  # libgomp comes with it, and reads that
+        import torch  # libgomp comes with it, and reads that
+    most = None if "OMP_NUM_THREADS" in os.environ else processor_limit()
+    if most is not None and most < torch.get_num_threads():
+        torch.set_num_threads(most)

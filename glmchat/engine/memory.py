@@ -174,6 +174,17 @@ def total_memory() -> int:
     return int(total + psutil.swap_memory().total)
 
 
+def processor_limit() -> int | None:
+    """How many processors' time a container gives at least, on Linux; None: that of all there are."""
+    quota = period = 0
+    with contextlib.suppress(OSError, ValueError):  # of the other kind, or without a limit: "max", or -1
+        quota, period = map(int, (_CGROUP / "cpu.max").read_text(encoding="ascii").split())
+    with contextlib.suppress(OSError, ValueError):
+        names = ("cpu.cfs_quota_us", "cpu.cfs_period_us")
+        quota, period = (int((_CGROUP / "cpu" / name).read_text(encoding="ascii")) for name in names)
+    return max(1, quota // period) if quota > 0 and period > 0 else None
+
+
 def _containers() -> Iterator[tuple[int, int]]:
     """The limit of each that this process is in, and the bytes in use there, less what it would give up."""
     for folder, most, used, files in _CGROUPS:

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 
-from glmchat.engine import memory
-from glmchat.engine.memory import free_memory, total_memory
+from glmchat.engine import environ, memory
+from glmchat.engine.memory import free_memory, processor_limit, total_memory
 
 KB, GB = 1 << 10, 1 << 30
 
@@ -53,6 +54,43 @@ def test_a_container_of_the_first_version(linux: Path) -> None:
     assert free_memory() == 3 * GB
     write(folder, memory_usage_in_bytes=f"{10 * GB}\n")
     assert free_memory() == 0, "never less than nothing"
+
+
+def test_a_container_gives_so_many_processors(
+    linux: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "_CGROUP", linux)
+    assert processor_limit() is None
+    write(linux, cpu_max="max 100000\n")
+    assert processor_limit() is None
+    write(linux, cpu_max="250000 100000\n")
+    assert processor_limit() == 2
+    write(linux, cpu_max="50000 100000\n")
+    assert processor_limit() == 1
+    (linux / "cpu.max").unlink()
+    write(linux / "cpu", cpu_cfs_quota_us="-1\n", cpu_cfs_period_us="100000\n")
+    assert processor_limit() is None
+    write(linux / "cpu", cpu_cfs_quota_us="400000\n")
+    assert processor_limit() == 4
+
+
+@pytest.mark.parametrize(
+    ("limit", "said", "expected"), [(1, None, 1), (8, None, 2), (None, None, 2), (1, "2", 2)]
+)
+def test_no_more_threads_than_a_container_has_time_for(
+    limit: int | None, said: str | None, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if said is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", said)
+    monkeypatch.setattr(environ, "processor_limit", lambda: limit)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        environ.bring_torch()
+        assert torch.get_num_threads() == expected
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_elsewhere_the_system_is_asked(linux: Path, tmp_path: Path) -> None:
