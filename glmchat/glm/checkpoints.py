@@ -325,8 +325,10 @@ def _check_values(folder: Path, config: Mapping[str, Any], generation_config: Ma
     for name, (expected, accepts) in _FOLLOWED.items():
         value = generation_config.get(name)
         if value is not None and not accepts(value):
-            file = folder / "generation_config.json"
-            raise ModelError(f"{file}: {name} must be {expected}, not {value!r}; fetch or correct the file.")
+            raise ModelError(
+                f"{folder / 'generation_config.json'}: {name} must be {expected}, not {value!r}; fetch or "
+                "correct the file."
+            )
     for file, source in (("generation_config.json", generation_config), ("config.json", config)):
         if not all(map(_is_whole, _eos(source))):
             raise ModelError(
