@@ -299,7 +299,7 @@ def _dispatch(settings: st.Settings, args: argparse.Namespace) -> int:
     if args.print_prompt:
         return start.print_prompt(settings, prompt)
     with start.open_chat(settings, load) as chat:
-        stdin.check_fits(prompt, wait_with_bar(chat.engine, load))
+        wait_with_bar(chat.engine, load)
         if plain:
             from .terminal import plain as pipe
 

@@ -16,7 +16,6 @@ import pytest
 
 from glmchat import cli
 from glmchat.chat import Chat
-from glmchat.engine.base import ModelInfo
 from glmchat.errors import ContextFullError, ModelError
 from glmchat.events import AnswerDelta, PromptReady
 from glmchat.messages import ToolCall
@@ -127,13 +126,6 @@ def test_more_than_any_context_holds_is_refused_early() -> None:
     with pytest.raises(ContextFullError, match="more than 16 MiB") as caught:
         stdin.read_text(Endless())  # type: ignore[arg-type]
     assert caught.value.exit_code == 5
-
-
-def test_what_cannot_fit_for_its_length_is_not_encoded(run: Callable[..., Run]) -> None:
-    stdin.check_fits("x" * 1280, ModelInfo("m", context_length=10))
-    stdin.check_fits("x" * 5000, ModelInfo("m"))
-    with pytest.raises(ContextFullError, match="1,281 bytes long and the context of m holds 10 tokens"):
-        stdin.check_fits("x" * 1281, ModelInfo("m", context_length=10))
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from ..errors import ContextFullError
 from ..events import Event
 from ..messages import Conversation
 
@@ -15,6 +16,22 @@ if TYPE_CHECKING:
 
 
 CLOSED = "The engine is closed; open the model again."
+
+
+LONGEST_TOKEN = 128
+"""Bytes; no token of a known vocabulary is longer."""
+
+
+def check_fits(size: int, model: str, context_length: int) -> None:
+    """Refuse text of so many bytes for its mere length: encoding it, only to be told so, can take a minute.
+
+    Raises: ContextFullError.
+    """
+    if context_length and size > context_length * LONGEST_TOKEN:
+        raise ContextFullError(
+            f"The prompt is {size:,} bytes long and the context of {model} holds {context_length:,} "
+            "tokens, which is far less; send a part of it."
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ from ..glm.checkpoints import Checkpoint
 from ..glm.encode import Prompt, PromptEncoder
 from ..glm.parser import OutputParser
 from ..messages import Message
-from .base import GenerationOptions
+from .base import GenerationOptions, check_fits
 from .decode import Decoder, Decoding
 from .detokenize import Detokenizer
 from .faults import forget_frames
@@ -161,7 +161,9 @@ class TurnRunner:
         self._loaded.close()
 
     def _prompt(self, wanted: Turn | Ahead) -> Prompt:
-        """What is to be computed. Raises TemplateError or ModelError where that cannot be."""
+        """What is to be computed. Raises ContextFullError, TemplateError or ModelError: it cannot be."""
+        size = sum(len(m.content.encode("utf-8", "replace")) for m in wanted.messages)
+        check_fits(size, self._checkpoint.name, self._checkpoint.context_length)
         prompt = self.render(wanted.messages, wanted.tools, wanted.options)
         if not prompt.ids:
             raise TemplateError(

@@ -5,11 +5,8 @@ from __future__ import annotations
 import sys
 from typing import BinaryIO
 
-from ..engine.base import ModelInfo
+from ..engine.base import LONGEST_TOKEN
 from ..errors import ContextFullError, UsageError
-
-LONGEST_TOKEN = 128
-"""Bytes; no token of a known vocabulary is longer."""
 
 MAX_BYTES = 131_072 * LONGEST_TOKEN
 """What a context of 128K tokens, GLM-4.5's, holds at the very most."""
@@ -32,16 +29,6 @@ def compose(question: str | None) -> str:
             'Nothing to answer: give a prompt (glmchat -- "hello") or pipe text in (echo hi | glmchat).'
         )
     return "\n\n".join(part.strip("\n") if part is piped else part for part in parts)
-
-
-def check_fits(prompt: str, info: ModelInfo) -> None:
-    """Refuse what cannot fit for its mere length: encoding it, only to be told so, can take a minute."""
-    size, most = len(prompt.encode()), info.context_length * LONGEST_TOKEN
-    if info.context_length and size > most:
-        raise ContextFullError(
-            f"The prompt is {size:,} bytes long and the context of {info.name} holds {info.context_length:,} "
-            "tokens, which is far less; send a part of it."
-        )
 
 
 def read_text(stream: BinaryIO) -> str:

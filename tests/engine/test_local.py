@@ -20,12 +20,13 @@ from safetensors.torch import load_file, save_file
 
 from glmchat.chat import Chat
 from glmchat.engine import decode, local
-from glmchat.engine.base import GenerationOptions
+from glmchat.engine.base import GenerationOptions, check_fits
 from glmchat.engine.loaded import LoadedModel
 from glmchat.engine.local import LocalEngine, open_local
 from glmchat.engine.memory import LoadOptions
-from glmchat.errors import ModelError, TemplateError
+from glmchat.errors import ContextFullError, ModelError, TemplateError
 from glmchat.events import LoadProgress, PrefillProgress, PromptReady, TurnsDropped
+from glmchat.glm.encode import PromptEncoder
 from glmchat.messages import Conversation, Message
 from tests import tiny
 
@@ -174,6 +175,17 @@ class TestFaults:
         (folder / "chat_template.jinja").write_text("<|new|>{{ messages[0].content }}")
         with open_local(str(folder)) as engine, pytest.raises(ModelError, match="knows more tokens than"):
             ask(engine, "hello")
+
+    def test_what_cannot_fit_for_its_length_is_not_encoded(
+        self, shared: LocalEngine, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        check_fits(1280, "m", 10)
+        check_fits(5000, "m", 0)
+        with pytest.raises(ContextFullError, match="1,281 bytes long and the context of m holds 10 tokens"):
+            check_fits(1281, "m", 10)
+        monkeypatch.setattr(PromptEncoder, "encode", None)
+        with pytest.raises(ContextFullError, match=r"200,000 bytes long and the context of .* 1,024 tokens"):
+            ask(shared, "x" * 200_000)
 
     @pytest.mark.parametrize("options", [GREEDY, GenerationOptions(temperature=1.0)])
     def test_weights_that_are_no_numbers(
