@@ -30,6 +30,7 @@ _GRACE_S, _CLOSING_S = 0.5, 5.0
 _STDERR_BYTES = 2000  # of a server are kept, to tell why it ended
 _MOST_PAGES = 100  # of a list of tools
 _LONGEST_NAME = 128
+_LONGEST_FAULT = 300
 
 
 class Servers:
@@ -163,6 +164,9 @@ class _Connection:
             if e.code != CONNECTION_CLOSED:
                 said = f"The MCP server {self.server.name} says: {e.message}"
                 return Outcome(said, ok=False, note="failed")
+        except (RuntimeError, ValueError) as e:  # by the SDK: it is not MCP, or not what the tool declares
+            said = f"The MCP server {self.server.name} gave no valid answer: {_one_line(e)}"
+            return Outcome(said, ok=False, note="no valid answer")
         except Exception as e:
             logging.getLogger(__name__).debug("the call failed", exc_info=e)
         else:
@@ -245,7 +249,7 @@ class _Connection:
             return f"cannot be started: there is no program {self.server.command[0]!r}"
         if isinstance(fault, TimeoutError):
             return str(fault) or f"did not answer within {self.server.timeout_s:g} s"
-        return f"cannot be reached: {str(fault) or type(fault).__name__}{self._last_words()}"
+        return f"cannot be reached: {_one_line(fault)}{self._last_words()}"
 
     def _last_words(self) -> str:
         lines = self._stderr.text().strip().splitlines() if self._stderr is not None else []
@@ -268,6 +272,12 @@ def _leaf(fault: BaseException) -> Exception:
     while inner := getattr(fault, "exceptions", None):
         fault = inner[0]
     return fault if isinstance(fault, Exception) else ConnectionError("was ended")
+
+
+def _one_line(fault: Exception) -> str:
+    """What it says; that of a validator is a page of fields and links."""
+    said = " ".join(str(fault).split()) or type(fault).__name__
+    return said if len(said) <= _LONGEST_FAULT else f"{said[:_LONGEST_FAULT]} …"
 
 
 def outcome_of(result: Any) -> Outcome:

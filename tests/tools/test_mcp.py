@@ -36,6 +36,13 @@ LOCAL: dict[str, Any] = {"command": PY, "env": {OURS: "1"}}
 TIME = {**LOCAL, "args": ["-m", "mcp_server_time", "--local-timezone", "UTC"]}
 BAD = {**LOCAL, "args": [str(HERE / "mcp_server.py")]}
 
+
+def by_hand(**results: Any) -> dict[str, Any]:
+    """A server that gives these to the methods `tools/list` and `tools/call`."""
+    told = json.dumps({f"tools/{name}": result for name, result in results.items()})
+    return {**LOCAL, "args": [str(HERE / "mcp_by_hand.py"), told]}
+
+
 Make = Callable[..., Toolbox]
 
 
@@ -191,6 +198,33 @@ def test_a_call_ends_at_its_timeout_and_when_the_person_stops_it(make: Make) -> 
     assert call(box, "bad.sleep", {"seconds": 60}, cancelled=stop.is_set).note == "stopped by the person"
     assert time.monotonic() - started < 5
     assert call(box, "quick.sleep", {"seconds": 60}).note == "timed out after 8 s"
+
+
+def test_an_answer_that_is_none_is_told_as_such_and_ends_no_server(make: Make) -> None:
+    degrees = {"type": "object", "properties": {"degrees": {"type": "integer"}}}
+    tool = {"name": "forecast", "inputSchema": {"type": "object"}, "outputSchema": degrees}
+    undeclared = {"content": [], "structuredContent": {"degrees": "many"}}
+    box = make(
+        other=by_hand(list={"tools": [tool]}, call=undeclared),
+        junk=by_hand(list={"tools": [tool]}, call={"content": "rain"}),
+    )
+    assert ready(box) == []
+    before = processes()
+    for server, why in (("other", "'many' is not of type 'integer'"), ("junk", "content")):
+        outcome = call(box, f"{server}.forecast", {})
+        assert (outcome.ok, outcome.note) == (False, "no valid answer")
+        assert outcome.text.startswith(f"The MCP server {server} gave no valid answer: ")
+        assert why in outcome.text
+        assert "\n" not in outcome.text
+    assert processes() == before
+
+
+def test_a_list_that_is_none_is_told_in_one_line(make: Make) -> None:
+    box = make(junk=by_hand(list={"tools": [{"name": f"tool {number}"} for number in range(100)]}))
+    (fault,) = ready(box)
+    assert "inputSchema Field required" in fault.why
+    assert "\n" not in fault.why
+    assert len(fault.why) < 400
 
 
 def test_a_flood_is_cut(make: Make) -> None:
