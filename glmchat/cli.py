@@ -234,6 +234,7 @@ def _run_with(front_end: Callable[[st.Settings, argparse.Namespace], int], args:
     """Run it with the settings of this run; any fault ends in one line."""
     stream_json = getattr(args, "stream_json", False)
     try:
+        _require_folder()
         flags = {entry.name: getattr(args, entry.name) for entry in st.table() if hasattr(args, entry.name)}
         code = front_end(st.load_settings(flags, config=args.config), args)
         _flush()
@@ -253,6 +254,14 @@ def _run_with(front_end: Callable[[st.Settings, argparse.Namespace], int], args:
         with contextlib.suppress(OSError):
             _flush()
         return _report(e)
+
+
+def _require_folder() -> None:
+    """Raises UsageError where the folder that it is run in was removed, which MKL does not survive."""
+    try:
+        os.getcwd()
+    except OSError:
+        raise UsageError("The folder you are in was removed; go to another one first.") from None
 
 
 def _parse(parser: argparse.ArgumentParser, words: list[str]) -> argparse.Namespace:

@@ -16,7 +16,7 @@ import pytest
 
 from glmchat import cli
 from glmchat.chat import Chat
-from glmchat.errors import ContextFullError, ModelError
+from glmchat.errors import EXIT_USAGE, ContextFullError, ModelError
 from glmchat.events import AnswerDelta, PromptReady
 from glmchat.messages import ToolCall
 from glmchat.settings import Settings, flag, table
@@ -377,6 +377,22 @@ def test_a_system_without_terminals_as_we_know_them_is_named_in_one_line() -> No
     assert ran.returncode == 1
     assert ran.stderr == (
         "glmchat: This system has no termios; glmchat runs on Linux and macOS, on Windows in WSL.\n"
+    )
+
+
+def test_a_folder_that_was_removed_is_told(tmp_path: Path) -> None:
+    folder = tmp_path / "gone"
+    folder.mkdir()
+    ran = subprocess.run(
+        ["sh", "-c", 'rmdir "$PWD"; exec "$0" -m glmchat -- hi', sys.executable],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert ran.returncode == EXIT_USAGE
+    assert ran.stderr.splitlines()[-1] == (
+        "glmchat: The folder you are in was removed; go to another one first."
     )
 
 

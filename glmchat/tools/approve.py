@@ -117,7 +117,8 @@ def _digest(request: Request) -> str:
     parts: list[Any] = [request.tool.declaration, repr(run)]
     started = run.server if isinstance(run, Remote) and run.server.command else run
     if isinstance(started, Run | Server) and started.cwd is None:
-        parts.append(str(Path.cwd()))
+        with contextlib.suppress(OSError):  # it was removed: nothing is started there
+            parts.append(str(Path.cwd()))
     if isinstance(run, Run) and run.builtin == "run_command":
         parts += request.words
     if isinstance(run, Remote):  # what may hold secrets is not in its repr

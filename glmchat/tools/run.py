@@ -35,7 +35,7 @@ _POLL_S = 0.02
 
 def command_of(tool: Tool, run: Run, arguments: dict[str, Any]) -> list[str]:
     """The exact argument vector, to be shown and to be run. Raises Refused."""
-    folder = run.cwd or Path.cwd()
+    folder = run.cwd or _current_folder()
     roots = run.roots or (folder,)
     needed = run.command
     if run.builtin:
@@ -52,6 +52,13 @@ def command_of(tool: Tool, run: Run, arguments: dict[str, Any]) -> list[str]:
     else:
         words = argument_vector(tool, run, arguments)
     return sandboxed(words, folder, needed) if run.sandbox else words
+
+
+def _current_folder() -> Path:
+    try:
+        return Path.cwd()
+    except OSError:
+        raise Refused("the folder that glmchat was started in was removed") from None
 
 
 def run_call(
@@ -87,7 +94,8 @@ def run_call(
         )
     except (OSError, ValueError) as e:
         reason = e.strerror if isinstance(e, OSError) and e.strerror else str(e)
-        return Outcome(f"The tool could not be started: {words[0]}: {reason}.", ok=False, note="not started")
+        what = getattr(e, "filename", None) or words[0]  # the folder to run it in, where that is not there
+        return Outcome(f"The tool could not be started: {what}: {reason}.", ok=False, note="not started")
     assert process.stdout is not None
     assert process.stderr is not None
     out, err = Kept(process.stdout, run.max_output, on_line), Kept(process.stderr, run.max_output, on_line)

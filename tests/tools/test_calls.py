@@ -169,6 +169,23 @@ def test_what_is_remembered_is_so_in_its_folder(tmp_path: Path, monkeypatch: pyt
     assert asked(here, No()) == (0, "here\n"), "it says itself where it runs"
 
 
+def test_a_folder_that_was_removed_costs_one_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A conversation does not end because somebody has cleaned up."""
+    folder = tmp_path / "gone"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    server = Remote(Server("s", ("true",)), "served", lambda *_: Outcome("from the server", ok=True))
+    served = Tool({"name": "served"}, server)
+    away = make("away", "print('elsewhere')", cwd=tmp_path)
+    folder.rmdir()
+    approvals = Approvals(lambda request: Yes("session"))
+    rounds = calls(("echo", "a")), calls(("away", "b")), calls(("served", "c"))
+    chat, _ = play(*rounds, turn("Done."), tools=(ECHO, away, served), approvals=approvals)
+    refused = "The call was not run: the folder that glmchat was started in was removed."
+    assert results(chat) == [refused, "elsewhere\n", "from the server"]
+    assert approvals.state(served) == "runs"
+
+
 def test_what_is_remembered_stays_where_the_disk_is_full(tmp_path: Path) -> None:
     code = (
         "import resource, signal, sys; from pathlib import Path; from glmchat.tools.state import add_state\n"

@@ -134,6 +134,11 @@ def test_a_program_that_is_not_there() -> None:
     assert outcome.text == "The tool could not be started: no-such-program: No such file or directory."
 
 
+def test_a_folder_that_is_not_there_any_more(tmp_path: Path) -> None:
+    outcome = run_call(tool(), python("print(1)", cwd=tmp_path / "gone"), {})
+    assert outcome.text == f"The tool could not be started: {tmp_path / 'gone'}: No such file or directory."
+
+
 def test_the_environment_holds_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "secret")
     monkeypatch.setenv("MY_SETTING", "wanted")
