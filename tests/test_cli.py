@@ -249,6 +249,7 @@ def test_a_bug_is_one_line_unless_debug(run: Callable[..., Run]) -> None:
         (["--model"], "expected one argument"),
         (["--config", "/does/not/exist.toml", "x"], "does not exist"),
         (["--system", "@/does/not/exist", "x"], "--system: /does/not/exist cannot be read"),
+        (["--system", "@/dev/zero", "x"], "--system: /dev/zero is longer than"),
         (["--tools", "/does/not/exist", "x"], "/does/not/exist cannot be read"),
         (["--allow", "now", "x"], "--allow now: there is no such tool; declared are: none."),
         (["--tools", str(WEATHER), "--allow", "get_wether", "x"], "no such tool; did you mean get_weather?"),

@@ -42,13 +42,14 @@ def read_block(name: str) -> Block:
             raise UsageError(f"There is no file {name}.")
         if not path.is_file():
             raise UsageError(f"{name} is no file but a {'folder' if path.is_dir() else 'device'}.")
-        size = path.stat().st_size
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)  # and no more: it may be growing
+            size = max(os.fstat(file.fileno()).st_size, len(data))  # what the system makes up has none
         if size > MAX_BYTES:
             raise UsageError(
                 f"{name} is {size_text(size)} large; at most {size_text(MAX_BYTES)} go into a message. "
                 "Attach a part of it."
             )
-        data = path.read_bytes()
     except OSError as e:
         raise UsageError(f"{name} cannot be read: {e.strerror or e}.") from None
     if b"\0" in data:

@@ -21,6 +21,9 @@ from .declare import MAX_OUTPUT, PLACEHOLDER, TIMEOUT_S, Declarations, Run, Serv
 
 SCHEMA, STARTER = (Path(__file__).with_name(name) for name in ("schema.json", "starter.json"))
 
+LONGEST = 10_000_000
+"""Characters of a file; no context holds as many."""
+
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 _ONE_OF = {
     "run": 'exactly one of "command", "python" and "builtin" says what to run.',
@@ -64,6 +67,8 @@ def check_declarations(path: str, text: str | None = None) -> tuple[Declarations
         )
     except RecursionError:
         return Declarations(), (Fault("", "this is nested too deeply to be a declaration."),)
+    except ValueError:  # which Python would take long for
+        return Declarations(), (Fault("", "a number in it has more digits than can be read."),)
     if not (isinstance(value, dict) and value.keys() & {"tools", "mcpServers"}):
         value = {"tools": value if isinstance(value, list) else [value]}
     if "tools" in value:
@@ -85,9 +90,13 @@ def check_declarations(path: str, text: str | None = None) -> tuple[Declarations
 
 
 def read_text(path: str) -> str:
-    """The text of a file that a person named. Raises UsageError."""
+    """The text of a file that settings name, or a project brings. Raises UsageError."""
     try:
-        return Path(os.path.expanduser(path)).read_text(encoding="utf-8-sig")
+        with Path(os.path.expanduser(path)).open(encoding="utf-8-sig") as file:
+            text = file.read(LONGEST + 1)  # and no more: it may have no end
+        if len(text) > LONGEST:
+            raise UsageError(f"{path} is longer than {LONGEST:,} characters; name another, or a part of it.")
+        return text
     except OSError as e:
         raise UsageError(f"{path} cannot be read: {e.strerror or e}.") from None
     except UnicodeDecodeError as e:
@@ -230,8 +239,9 @@ def _tool_faults(tools: Sequence[Tool]) -> Iterator[Fault]:
         if tool.name in names:
             yield Fault(f"{place}.function.name", f"{tool.name!r} is declared twice.")
         names.add(tool.name)
-        yield from _parameter_faults(tool, f"{place}.function.parameters")
-        if isinstance(tool.run, Run):
+        faults = _parameter_faults(tool, f"{place}.function.parameters")
+        yield from faults
+        if isinstance(tool.run, Run) and not faults:  # which is looked up in the parameters
             yield from _run_faults(tool, tool.run, f"{place}.run")
 
 

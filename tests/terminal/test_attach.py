@@ -74,6 +74,12 @@ def test_what_cannot_be_attached_is_refused_with_the_reason(here: Path, data: by
         attach("look at @f")
 
 
+def test_what_tells_no_size_is_read_no_further_than_it_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("glmchat.terminal.attach.MAX_BYTES", 10)
+    with pytest.raises(UsageError, match="is 11 B large; at most 10 B"):
+        read_block("/proc/self/status")
+
+
 def test_missing_folders_and_devices_are_refused(here: Path) -> None:
     with pytest.raises(UsageError, match=r"There is no file no\.txt"):
         read_block("no.txt")

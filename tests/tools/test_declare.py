@@ -120,6 +120,12 @@ def test_openais_forms_are_read_and_run_nothing(tmp_path: Path, value: Any) -> N
         ({"mcpServers": {"a": {"command": "${NO_SUCH_NAME}"}}}, "mcpServers.a", "NO_SUCH_NAME is not set"),
         ({"mcpServers": {"a": {"command": "x", "cwd": "nowhere"}}}, "mcpServers.a.cwd", "no folder"),
         ("[" * 100_000, "", "nested too deeply"),
+        (f'{{"tools": [{"9" * 5000}]}}', "", "more digits than can be read"),
+        (
+            {"tools": [declared({"command": ["a", "{city}"]}, parameters={"properties": True})]},
+            "tools[0].function.parameters.properties",
+            "no JSON Schema",
+        ),
     ],
 )
 def test_a_fault_is_told_with_its_place(tmp_path: Path, value: Any, place: str, says: str) -> None:
@@ -137,6 +143,11 @@ def test_a_fault_is_told_with_its_place(tmp_path: Path, value: Any, place: str, 
 def test_files_that_cannot_be_read(path: str) -> None:
     with pytest.raises(UsageError, match="cannot be read"):
         read_declarations(path)
+
+
+def test_a_file_without_an_end_is_not_read_to_it() -> None:
+    with pytest.raises(UsageError, match=r"/dev/zero is longer than 10,000,000 characters"):
+        read_declarations("/dev/zero")
 
 
 def test_arguments_against_the_schema() -> None:
