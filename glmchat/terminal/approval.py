@@ -38,7 +38,10 @@ def written_arguments(call: ToolCall) -> str:
 
 def read_arguments(text: str) -> dict[str, Any]:
     """Edited arguments. Raises ValueError, one line."""
-    value = json.loads(text)
+    try:
+        value = json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
     if not isinstance(value, dict):
         raise ValueError("arguments stand in braces")
     return value

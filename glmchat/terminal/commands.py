@@ -222,9 +222,11 @@ def _copy(host: Host, argument: str) -> None:
     if not argument:
         return host.say(f"{copy(answer)}: the answer, {count(len(answer), 'character')}.")
     blocks = code_blocks(answer)
-    if not argument.isdecimal() or not 1 <= int(argument) <= len(blocks):
-        return host.say(f"No code block {argument}: the answer has {count(len(blocks), 'code block')}.")
-    code = blocks[int(argument) - 1]
+    number = int(argument) if re.fullmatch(r"\d{1,9}", argument) else 0
+    if not 1 <= number <= len(blocks):
+        asked = first_line(argument, 20)
+        return host.say(f"No code block {asked}: the answer has {count(len(blocks), 'code block')}.")
+    code = blocks[number - 1]
     return host.say(f"{copy(code)}: code block {argument}, {count(code.count(chr(10)), 'line')}.")
 
 

@@ -12,7 +12,7 @@ def read_state(file: Path) -> dict[str, str]:
     """What it holds; nothing where it is not there or is damaged."""
     try:
         value = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
 

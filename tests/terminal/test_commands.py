@@ -204,6 +204,8 @@ def test_copy_by_the_local_tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert (tmp_path / "clip").read_text() == "in HTML\n"
     assert Listener(odd).run("/copy 2") == "Copied: code block 2, 5 lines.", "the formula, whole"
     assert host.run("/copy x") == "No code block x: the answer has 2 code blocks."
+    digits = "1" * 5000  # more than Python makes a number of
+    assert host.run(f"/copy {digits}") == f"No code block {'1' * 20}…: the answer has 2 code blocks."
     assert Listener().run("/copy") == "No answer to copy yet."
 
 

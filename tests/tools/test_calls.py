@@ -203,6 +203,13 @@ def test_what_is_remembered_stays_where_the_disk_is_full(tmp_path: Path) -> None
     assert file.stat().st_mode & 0o777 == 0o600
 
 
+@pytest.mark.parametrize("damaged", ["", "[]", "[" * 100_000])
+def test_a_damaged_memory_allows_nothing(tmp_path: Path, damaged: str) -> None:
+    file = tmp_path / "allowed.json"
+    file.write_text(damaged)
+    assert Approvals(remembered=file).state(ASKING) == "asks first"
+
+
 def test_what_is_remembered_elsewhere_stays_there(tmp_path: Path) -> None:
     """By a link, as people have who keep their settings in a repository."""
     kept, link = tmp_path / "kept.json", tmp_path / "state" / "allowed.json"
