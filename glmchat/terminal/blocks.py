@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # the parser is imported when it is first used, behind the prompt
     from markdown_it import MarkdownIt
+    from markdown_it.parser_block import RuleFuncBlockType as Rule
     from markdown_it.rules_block import StateBlock
     from markdown_it.rules_inline import StateInline
     from markdown_it.token import Token
@@ -21,6 +22,9 @@ importing = threading.RLock()
 """Who imports Markdown's parser holds it: it imports itself in circles, in which two threads would meet."""
 _MATH = ((r"\(", r"\)"), (r"\[", r"\]"), ("$$", "$$"))
 """How models begin and end LaTeX. Terminals cannot draw it; it is left as it was written."""
+
+_DEEPEST = 17
+"""Levels in which a list, which takes two, still begins; at 20 the parser gives up."""
 
 
 def _math_inline(state: StateInline, silent: bool) -> bool:
@@ -59,17 +63,30 @@ def _math_block(state: StateBlock, start_line: int, end_line: int, silent: bool)
     return True
 
 
+def _not_too_deep(rule: Rule) -> Rule:
+    """The rule of a block that holds others; what would be too deep in stays text, with its marks."""
+
+    def bounded(state: StateBlock, start_line: int, end_line: int, silent: bool) -> bool:
+        return state.level < _DEEPEST and rule(state, start_line, end_line, silent)
+
+    return bounded
+
+
 def parser() -> MarkdownIt:
     """Of the Markdown that models write: CommonMark, tables, strikethrough, and LaTeX left as it is.
 
     Nothing of an answer may vanish, so what rich would swallow is left as text: HTML, the targets of images,
-    and link definitions (which also would let a later block change an earlier one).
+    and link definitions (which also would let a later block change an earlier one). So is what is nested so
+    deeply that the parser would pass over it, and over all that follows.
     """
     with importing:
         from markdown_it import MarkdownIt
+        from markdown_it.rules_block import blockquote, list_block
 
     made = MarkdownIt("commonmark", {"html": False}).enable(["strikethrough", "table"])
     made.disable(["image", "reference"])
+    made.block.ruler.at("list", _not_too_deep(list_block), {"alt": ["paragraph", "blockquote"]})
+    made.block.ruler.at("blockquote", _not_too_deep(blockquote), {"alt": ["paragraph", "blockquote", "list"]})
     made.inline.ruler.before("escape", "math", _math_inline)
     made.block.ruler.before("fence", "math", _math_block, {"alt": ["paragraph", "blockquote", "list"]})
     return made

@@ -9,11 +9,12 @@ from typing import Any, ClassVar
 
 from markdown_it.rules_core import StateCore
 from rich.console import Console, ConsoleOptions, RenderResult
-from rich.markdown import CodeBlock, Heading, Markdown
+from rich.markdown import BlockQuote, CodeBlock, Heading, Markdown
 from rich.syntax import Syntax
 from rich.text import Text
 
 from .blocks import parser
+from .sanitize import sanitize
 
 
 def _keep_line_ends(state: StateCore) -> None:
@@ -24,8 +25,16 @@ def _keep_line_ends(state: StateCore) -> None:
                 child.type = "hardbreak"
 
 
+def _keep_safe(state: StateCore) -> None:
+    """`&#x202e;` was harmless until the parser read it."""
+    for token in state.tokens:
+        for child in token.children or ():
+            child.content = sanitize(child.content)
+
+
 _PARSER = parser()
 _PARSER.core.ruler.push("keep_line_ends", _keep_line_ends)
+_PARSER.core.ruler.push("keep_safe", _keep_safe)
 
 
 class _Heading(Heading):
@@ -36,6 +45,13 @@ class _Heading(Heading):
         text.justify = "left"
         text.stylize("bold")
         yield text
+
+
+class _Quote(BlockQuote):
+    """As wide as its bar leaves it: rich gives away two cells more, and of nested ones nothing is left."""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield from super().__rich_console__(console, options.update(width=options.max_width + 2))
 
 
 class _Code(CodeBlock):
@@ -59,6 +75,7 @@ class AnswerMarkdown(Markdown):
     elements: ClassVar[dict[str, Any]] = {
         **Markdown.elements,
         "heading_open": _Heading,
+        "blockquote_open": _Quote,
         "fence": _Code,
         "code_block": _Code,
     }

@@ -165,10 +165,27 @@ def drawn(source: str, width: int = 60) -> str:
         ("```\nplain\n```", "plain"),
         ("```no-such-language\ny\n```", "no-such-language\ny"),
         ("[bold]not rich markup[/bold] :smile:", "[bold]not rich markup[/bold] :smile:"),
+        ("&#x202e;txt.exe&#8297; &#27;[2J &copy;", "<U+202E>txt.exe<U+2069> \ufffd[2J ©"),
+        ("# **&#x202e;** | `&#x202e;`", "<U+202E> | &#x202e;"),
     ],
 )
 def test_nothing_vanishes_when_drawn(source: str, shown: str) -> None:
     assert drawn(source) == shown + "\n\n"
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "- " * 40 + "deep",
+        ">" * 40 + " deep",
+        "> - " * 20 + "deep",
+        "\n".join("  " * n + f"- item {n}" for n in range(40)) + " deep",
+    ],
+)
+def test_what_is_nested_deeply_does_not_vanish_nor_what_follows(source: str) -> None:
+    shown = drawn(f"{source}\n\n# after", width=40)
+    for word in (*re.findall(r"item \d+", source), "deep", "after"):
+        assert word in shown
 
 
 def test_drawn_lines_have_no_trailing_blanks() -> None:
