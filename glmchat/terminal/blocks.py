@@ -103,8 +103,8 @@ def _block_parser() -> MarkdownIt:
 class BlockSplitter:
     """Stream decoder: `feed` text in any cut, get the source of the blocks that became final.
 
-    The open part is parsed only when a line came that may begin another block; that a long list or code
-    block goes on is seen at the line alone. So the cost of a token does not grow with the block.
+    The open part is parsed only when a line came that may begin another block; that a long paragraph, list or
+    code block goes on is seen at the line alone. So the cost of a token does not grow with the block.
     """
 
     def __init__(self) -> None:
@@ -128,6 +128,8 @@ class BlockSplitter:
             return []
         tokens = _top_level("\n".join(self._lines))
         self._block = tokens[-1] if tokens else None
+        if self._block is not None and self._block.type == "paragraph_open" and not self._lines[-1].strip():
+            self._block = None
         if len(tokens) < 2:
             return []
         starts = [token.map[0] for token in tokens if token.map]
@@ -161,8 +163,12 @@ def _goes_on(block: Token | None, line: str) -> bool:
         return False
     if block.type == "fence":
         return block.markup not in line
+    if block.type == "paragraph_open":  # parsed at its blank line, behind which nothing goes on
+        return _PROSE.match(line) is not None
     if not line.strip():
         return True
+    if block.type == "code_block":
+        return line.startswith("    ")
     if block.type == "table_open":
         return line.startswith("|")
     if block.type == "blockquote_open":
@@ -175,6 +181,8 @@ def _goes_on(block: Token | None, line: str) -> bool:
     return False
 
 
+_PROSE = re.compile(r"[^\s#>+\-*_=`~|:$\\\d]|[*_]{1,3}[^\W_]|`{1,2}[^`]|\d+[^\d.)]")
+"""How a line begins that cannot begin a block but, by the line after it, a table."""
 _RULE = re.compile(r"([-*_])[ \t]*(?:\1[ \t]*){2,}$")
 
 

@@ -129,6 +129,15 @@ lines = st.sampled_from(
         "x \\]",
         "```x```",
         "- - -",
+        "5. five",
+        "12,5",
+        "_ x",
+        "*a*",
+        "``a``",
+        "(a)",
+        "<b>",
+        ": a",
+        "___",
     ]
 )
 
@@ -201,7 +210,20 @@ def test_latex_is_left_as_it_is(source: str) -> None:
     assert drawn(source) == source + "\n\n"
 
 
-@pytest.mark.parametrize("line", ["- item {n}", "code {n}", "| {n} | x |", "> quote {n}", "  - deep {n}"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "text {n}",
+        "{n},2",
+        "**{n}**",
+        "    x = {n}",
+        "- item {n}",
+        "code {n}",
+        "| {n} | x |",
+        "> quote {n}",
+        "  - deep {n}",
+    ],
+)
 def test_a_growing_block_is_not_parsed_again_for_each_line(
     line: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -209,7 +231,7 @@ def test_a_growing_block_is_not_parsed_again_for_each_line(
     parser = blocks._block_parser()
     parse = parser.parse
     monkeypatch.setattr(parser, "parse", lambda text: parsed.append(len(text)) or parse(text))
-    begin = {"c": "```\n", "|": "| a | b |\n|---|---|\n", " ": "- top\n"}.get(line[0], "")
+    begin = {"cod": "```\n", "| {": "| a | b |\n|---|---|\n", "  -": "- top\n"}.get(line[:3], "")
     text = begin + "".join(line.format(n=n) + "\n" for n in range(300))
     assert len(split(text, 7)) == 1
     assert len(parsed) <= 5
