@@ -79,6 +79,8 @@ def run_command(host: Host, text: str) -> None:
     """Run one command; an unknown name is answered with the nearest one, a fault with its message."""
     name, argument = re.match(r"(\S+)\s*(.*)", text.strip(), re.DOTALL).groups()  # type: ignore[union-attr]
     command = find_command(name)
+    if command is not None and argument and not command.arguments:
+        return host.say(f"{name} takes nothing behind it. (To send it as text, put a space before it.)")
     if command is not None:
         try:
             return command.run(host, argument)

@@ -209,6 +209,14 @@ def test_copy_by_the_local_tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert Listener().run("/copy") == "No answer to copy yet."
 
 
+def test_what_stands_behind_a_command_is_not_passed_over() -> None:
+    host = Listener("one", "two")
+    for line in ("/undo 2", "/retry but shorter", "/clear the table", "/quit smoking"):
+        assert host.run(line).startswith(f"{line.split()[0]} takes nothing behind it.")
+    assert [m.content for m in host.chat.conversation if m.role == "assistant"] == ["one", "two"]
+    assert host.did == []
+
+
 def test_copy_through_the_terminal() -> None:
     code = "from glmchat.terminal.clipboard import copy; print(copy('naïve'))"
     with terminal(["-c", code], {"DISPLAY": "", "WAYLAND_DISPLAY": "", "PATH": "/nowhere"}) as shown:
