@@ -80,12 +80,16 @@ def attached(text: str) -> str:
 
 
 def not_attached(text: str) -> str:
-    """A word to the person about mentions that look like files and name none; "" where there is none."""
-    plain = [m[2] for m in _MENTION.finditer(text) if m[2] and _named(m) is None]
-    names = [f"@{word.rstrip(_AFTER_A_PATH)}" for word in plain if _LIKE_A_FILE.match(word)]
+    """A word to the person about mentions of folders and the like, and of files that are missing; or ""."""
+    plain = [m[2].rstrip(_AFTER_A_PATH) for m in _MENTION.finditer(text) if m[2] and _named(m) is None]
+    names = [f"@{word}" for word in plain if _LIKE_A_FILE.match(word) or _is_there(word)]
     if not names:
         return ""
     return f"{', '.join(names)}: no such file here, so {'it stays' if len(names) == 1 else 'they stay'} text."
+
+
+def _is_there(name: str) -> bool:
+    return os.path.exists(os.path.expanduser(name))
 
 
 def _mentioned(text: str) -> list[str]:

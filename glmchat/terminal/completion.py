@@ -37,17 +37,21 @@ class Commands(Completer):
                     yield Completion(name, -len(begun[1]))
         if quoted := re.search(r'(?<!\S)@"([^"\n]*)$', before):
             for path in self._path(quoted[1], complete_event):
-                yield _spelled(path, path.text, 0)
+                yield from _in_quotes(path, path.text, 0)
         elif begun := re.search(r"(?<!\S)@([^\"\s]*)$", before):
             for path in self._path(begun[1], complete_event):
                 name = begun[1] + path.text
-                yield _spelled(path, f'"{name}', -len(begun[1])) if " " in name else path
+                if re.search(r"\s", name):
+                    yield from _in_quotes(path, f'"{name}', -len(begun[1]))
+                else:
+                    yield path
 
     def _path(self, begun: str, event: CompleteEvent) -> Iterable[Completion]:
         return self._paths.get_completions(Document(begun), event)
 
 
-def _spelled(path: Completion, text: str, begin: int) -> Completion:
-    """A path that may hold blanks, in quotes; those of a folder stay open."""
-    is_folder = path.display_text.endswith("/")
-    return Completion(text if is_folder else f'{text}"', begin, display=path.display)
+def _in_quotes(path: Completion, text: str, begin: int) -> Iterable[Completion]:
+    """A path that may hold blanks, unless its name cannot stand in quotes; those of a folder stay open."""
+    if not re.search(r'["\n]', path.text):
+        is_folder = path.display_text.endswith("/")
+        yield Completion(text if is_folder else f'{text}"', begin, display=path.display)

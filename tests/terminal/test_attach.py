@@ -98,7 +98,9 @@ def test_missing_folders_and_devices_are_refused(here: Path) -> None:
         ("thank @someone for @types/node", ""),
         ('@"quoted and missing.txt"', ""),  # that is a fault
         ("mail me@home.org", ""),
+        ("what is in @folder?", "@folder: no such file here, so it stays text."),
     ],
 )
-def test_a_mention_that_looks_like_a_file_and_is_none(text: str, note: str) -> None:
+def test_a_mention_that_looks_like_a_file_and_is_none(here: Path, text: str, note: str) -> None:
+    (here / "folder").mkdir()
     assert not_attached(text) == note

@@ -82,7 +82,8 @@ def test_paths_are_completed_as_they_are_read(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a folder").mkdir()
-    for name in ("plain.txt", "my notes.txt", "a folder/inside.txt"):
+    unquotable = ('my "own" notes.txt', "my\nown.txt")
+    for name in ("plain.txt", "my notes.txt", "a folder/inside.txt", *unquotable):
         (tmp_path / name).write_text("x")
     found = list(Commands(list).get_completions(Document(typed), CompleteEvent()))
     lines = [typed[: len(typed) + one.start_position] + one.text for one in found]
