@@ -43,8 +43,14 @@ def run(settings: Settings, lengths: Sequence[int], repeats: int, *, as_json: bo
     if as_json:
         jsonl.write(json_object(measured))
     else:
-        _print(measured, Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False))
+        _print(measured, _Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False))
     return EXIT_OK
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Rich would end the program, with an exit code of its own."""
+        raise  # the BrokenPipeError, on which this is called
 
 
 @contextmanager

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import pytest
 from glmchat import cli
 from glmchat.engine import native
 
-from ..pty import terminal
+from ..pty import ROOT, terminal
 
 QUICK = ["--model", "demo", "--device-map", "cpu", "--lengths", "8, 40", "--repeats", "1"]
 
@@ -88,6 +90,19 @@ def test_kernels_that_were_not_compiled_are_missed(
     assert (missed in bench(capsys, *QUICK)[1]) is not native.library(str(native.build())).is_file()
     monkeypatch.setattr(native, "library", lambda build: tmp_path / build)
     assert missed in bench(capsys, *QUICK)[1].splitlines()
+
+
+def test_a_reader_that_goes_away_ends_it_as_any_other_run() -> None:
+    read, write = os.pipe()
+    words = [sys.executable, "-m", "glmchat", "bench", *QUICK]
+    environ = {**os.environ, "PYTHONUNBUFFERED": ""}  # so that it is the table that cannot be written
+    with subprocess.Popen(
+        words, stdout=write, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=environ
+    ) as run:
+        os.close(write)
+        os.close(read)
+        assert run.communicate()[1] == ""
+    assert run.returncode == 141
 
 
 @pytest.mark.parametrize(
