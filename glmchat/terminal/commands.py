@@ -130,8 +130,10 @@ def _tools(host: Host, argument: str) -> None:
 
 def _tools_text(chat: Chat) -> str:
     """A line a tool: what it takes, what happens to its calls, where it comes from, what it is for."""
+    starting = chat.toolbox.starting
+    awaited = [f"Waiting for MCP: {', '.join(starting)}"] if starting else []
     if not chat.toolbox.tools:
-        return (
+        return "".join(awaited) or (
             "No tools. glmchat tools init writes some to begin with; glmchat --tools FILE brings them, or "
             f"{default_config_path().parent / 'tools.json'} always."
         )
@@ -144,7 +146,8 @@ def _tools_text(chat: Chat) -> str:
     columns = [column for column in zip(*rows, strict=True) if any(column)]
     widths = [max(map(len, column)) for column in columns]
     lines = zip(*columns, strict=True)
-    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
+    told = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in lines]
+    return "\n".join(told + awaited)
 
 
 def _model(host: Host, argument: str) -> None:

@@ -37,12 +37,17 @@ class Toolbox:
         """Those that are on."""
         return tuple(tool for tool in self.tools if tool.name not in self.off)
 
+    @property
+    def starting(self) -> tuple[str, ...]:
+        """The names of the servers whose tools are not known yet."""
+        return tuple(self._servers.starting) if self._servers is not None else ()
+
     def wait(self, cancelled: Cancelled) -> Iterator[ToolServersStarting | ToolServerFailed]:
         """Wait for the servers, and tell which failed since the last time."""
         if self._servers is None:
             return
-        if starting := self._servers.starting:
-            yield ToolServersStarting(tuple(starting))
+        if starting := self.starting:
+            yield ToolServersStarting(starting)
         for name, why in self._servers.wait(cancelled):
             yield ToolServerFailed(name, why)
 

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ import pytest
 from glmchat.chat import Chat
 from glmchat.events import ToolDone, ToolServerFailed, ToolServersStarting
 from glmchat.messages import ToolCall
+from glmchat.terminal.commands import run_command
 from glmchat.tools.approve import Answer, Approvals, Request, Yes
 from glmchat.tools.declare import Remote, Tool
 from glmchat.tools.output import Outcome
@@ -187,6 +189,22 @@ def test_servers_that_are_not_there_are_told_and_the_others_work(make: Make) -> 
     assert faults == {}
     assert ready(box) == [], "each is told once"
     assert call(box, "bad.echo", {"text": "I work"}).text == "I work"
+
+
+def test_tools_that_are_awaited_are_told(make: Make) -> None:
+    box = make(slow={**LOCAL, "command": "sleep", "args": ["600"], "timeout": 60})
+    said: list[str] = []
+    host: Any = SimpleNamespace(chat=Chat(ScriptedEngine(), tools=box), say=said.append)
+    run_command(host, "/tools")
+    box = host.chat.toolbox = make(
+        slow={**LOCAL, "command": "sleep", "args": ["600"], "timeout": 60}, bad=BAD
+    )
+    while len(box.starting) > 1:
+        time.sleep(0.05)
+    run_command(host, "/tools")
+    assert said[0] == "Waiting for MCP: slow"
+    assert said[1].splitlines()[-1] == "Waiting for MCP: slow"
+    assert said[1].startswith("bad.echo(text)")
 
 
 def test_a_call_ends_at_its_timeout_and_when_the_person_stops_it(make: Make) -> None:
