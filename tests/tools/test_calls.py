@@ -22,7 +22,7 @@ from glmchat.tools.builtin import declarations as builtin_declarations
 from glmchat.tools.check import argument_faults
 from glmchat.tools.declare import Remote, Run, Server, Tool
 from glmchat.tools.output import Outcome
-from glmchat.tools.state import add_state
+from glmchat.tools.state import add_state, read_state
 
 from ..scripted import Script, ScriptedEngine, turn
 
@@ -201,6 +201,23 @@ def test_what_is_remembered_stays_where_the_disk_is_full(tmp_path: Path) -> None
     assert json.loads(file.read_text()) == {"first": "a"}
     assert list(file.parent.iterdir()) == [file]
     assert file.stat().st_mode & 0o777 == 0o600
+
+
+def test_what_two_chats_remember_at_once_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "allowed.json"
+
+    def slowly(file: Path) -> dict[str, str]:
+        kept = read_state(file)
+        time.sleep(0.1)
+        return kept
+
+    monkeypatch.setattr("glmchat.tools.state.read_state", slowly)
+    chats = [threading.Thread(target=add_state, args=(file, name, "x")) for name in ("a", "b", "c")]
+    for chat in chats:
+        chat.start()
+    for chat in chats:
+        chat.join()
+    assert read_state(file) == {"a": "x", "b": "x", "c": "x"}
 
 
 @pytest.mark.parametrize("damaged", ["", "[]", "[" * 100_000])
