@@ -137,6 +137,7 @@ class _Connection:
         self._ready: asyncio.Future[Any] | None = None
         self._leave = asyncio.Event()
         self._stderr: Kept | None = None
+        self._status = ""  # of its newest answer over HTTP, where that is an error
 
     async def start(self) -> str:
         """Connect; returns "" or what went wrong."""
@@ -162,7 +163,7 @@ class _Connection:
                 why = f"timed out after {self.server.timeout_s:g} s"
                 return Outcome(f"The tool was ended: {why}.", ok=False, note=why)
             if e.code != CONNECTION_CLOSED:
-                said = f"The MCP server {self.server.name} says: {e.message}"
+                said = f"The MCP server {self.server.name} says: {e.message}{self._status}"
                 return Outcome(said, ok=False, note="failed")
         except (RuntimeError, ValueError) as e:  # by the SDK: it is not MCP, or not what the tool declares
             said = f"The MCP server {self.server.name} gave no valid answer: {_one_line(e)}"
@@ -198,6 +199,7 @@ class _Connection:
 
     async def _hold(self, ready: asyncio.Future[Any], leave: asyncio.Event) -> None:
         """Connect, list the tools, and keep the connection open until it is to end."""
+        self._status = ""
         try:
             async with self._connected() as client:
                 self.listed = [tool async for tool in _all_tools(client)]
@@ -220,7 +222,11 @@ class _Connection:
             if server.url:
                 # Only connecting is limited here: each call has a limit of its own, and a stream stays open.
                 timeout = httpx2.Timeout(server.timeout_s, read=None)
-                http = httpx2.AsyncClient(headers=dict(server.headers), timeout=timeout)
+                http = httpx2.AsyncClient(
+                    headers=dict(server.headers),
+                    timeout=timeout,
+                    event_hooks={"response": [self._note_status]},
+                )
                 transport = streamable_http_client(
                     server.url, http_client=await stack.enter_async_context(http)
                 )
@@ -233,6 +239,11 @@ class _Connection:
                 )
                 transport = stdio_client(program, errlog=stack.enter_context(self._captured()))
             yield await stack.enter_async_context(Client(transport))
+
+    async def _note_status(self, response: Any) -> None:
+        """The SDK tells but few of them apart: a token that is wrong, a limit, a server that is broken."""
+        error = f" ({response.status_code} {response.reason_phrase})"
+        self._status = error if response.is_error else ""
 
     @contextlib.contextmanager
     def _captured(self) -> Iterator[Any]:
@@ -249,7 +260,7 @@ class _Connection:
             return f"cannot be started: there is no program {self.server.command[0]!r}"
         if isinstance(fault, TimeoutError):
             return str(fault) or f"did not answer within {self.server.timeout_s:g} s"
-        return f"cannot be reached: {_one_line(fault)}{self._last_words()}"
+        return f"cannot be reached: {_one_line(fault)}{self._status}{self._last_words()}"
 
     def _last_words(self) -> str:
         lines = self._stderr.text().strip().splitlines() if self._stderr is not None else []

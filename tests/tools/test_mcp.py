@@ -12,6 +12,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -157,6 +159,25 @@ def test_a_server_over_http(make: Make, url: str) -> None:
     assert (died.ok, "web" in died.text) == (False, True)
     again = call(box, "web.echo", {"text": "a"})
     assert not again.ok, "nobody is there any more, which is an error and no more"
+
+
+@pytest.mark.parametrize("status", [401, 404, 429, 500])
+def test_what_a_server_over_http_answers_is_told(make: Make, status: int) -> None:
+    class Refusing(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.send_response(status)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        (fault,) = ready(make(web={"url": f"http://127.0.0.1:{server.server_port}/mcp"}))
+        server.shutdown()
+    assert fault.why.startswith("cannot be reached: ")
+    assert f"({status} {HTTPStatus(status).phrase})" in fault.why
 
 
 def test_a_server_that_dies_in_the_middle_of_a_call_costs_one_error(make: Make) -> None:
