@@ -28,6 +28,9 @@ from .wording import server_text
 DEMO = "demo"
 """What answers when no model was ever chosen."""
 
+WITHOUT_IT = "(--tools none starts without it.)"
+"""What to do about declarations that nobody named."""
+
 
 def open_chat(
     settings: Settings, on_progress: Callable[[LoadProgress], None] | None = None, *, apart: bool = False
@@ -156,7 +159,7 @@ def declarations(settings: Settings) -> Declarations:
             if own.is_file():
                 levels.append(read_declarations(str(own)))
         except UsageError as e:  # which nobody named
-            raise UsageError(f"{e} (--tools none starts without it.)") from None
+            raise UsageError(f"{e} {WITHOUT_IT}") from None
     tools: dict[str, Tool] = {}
     servers: dict[str, Server] = {}
     for level in levels:
@@ -170,7 +173,10 @@ def trusted_text() -> str:
     path = project_file()
     if not path.is_file():
         return ""
-    text = read_text(str(path))
+    try:
+        text = read_text(str(path))
+    except UsageError:  # so it is not what was trusted
+        return ""
     return text if trust().has(path, text) else ""
 
 

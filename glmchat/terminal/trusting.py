@@ -13,7 +13,7 @@ from ..settings import NONE, Settings
 from ..tools.reading import read_text
 from . import say as saying
 from .sanitize import sanitize
-from .start import project_file, trust, trusted_text
+from .start import WITHOUT_IT, project_file, trust, trusted_text
 
 
 def ask(settings: Settings) -> None:
@@ -21,7 +21,10 @@ def ask(settings: Settings) -> None:
     path = project_file()
     if NONE in settings.tools or not path.is_file() or trusted_text():
         return
-    text = read_text(str(path))
+    try:
+        text = read_text(str(path))
+    except UsageError as e:
+        raise UsageError(f"{e} {WITHOUT_IT}") from None
     shown = f"This folder declares tools, in {path}:\n\n{text}"
     question = "Trust them? (yes, or anything else to leave them out) "
     with saying.beside():  # what was typed before is no answer to it

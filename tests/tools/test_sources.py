@@ -123,6 +123,20 @@ def test_a_pipe_leaves_them_out_and_says_so() -> None:
     assert '"one"' not in done.stdout
 
 
+def test_a_projects_file_that_cannot_be_read_is_no_fault_of_who_asks_in_its_folder(elsewhere: Path) -> None:
+    project_file().parent.mkdir()
+    project_file().write_bytes(b"\xff\xfe")
+    done = subprocess.run(
+        [PY, "-m", "glmchat", "--print-prompt", "--model", "demo", "hello"], capture_output=True, text=True
+    )
+    assert done.returncode == 0
+    assert "tools.json are left out" in done.stderr
+    begin = f"import os, sys; os.chdir({str(elsewhere)!r}); from glmchat.cli import main; sys.exit(main())"
+    with terminal(["-c", begin], columns=120) as person:
+        person.wait_for("is not UTF-8 at byte 0; save it as UTF-8. (--tools none starts without it.)")
+        assert person.wait_end() == 2
+
+
 def test_a_reload_reads_anew_and_a_fault_leaves_all_as_it_was(tmp_path: Path) -> None:
     path = declare(tmp_path / "a.json", "one", "old")
     box = Toolbox(lambda: read_declarations(path))
