@@ -181,6 +181,8 @@ class Chat:
         for at in range(len(messages) - 1, -1, -1):
             if messages[at].role == "user":
                 self.conversation.truncate(at)
+                left = sum(message.role == "user" for message in self.conversation)
+                self.dropped_turns = min(self.dropped_turns, left)
                 return messages[at].content
         return None
 

@@ -233,6 +233,20 @@ def test_a_full_context_drops_the_oldest_exchanges_and_keeps_them_in_the_convers
     assert chat.dropped_turns == 0
 
 
+def test_what_is_taken_back_is_not_dropped_any_more() -> None:
+    engine = SmallEngine(turn("a b c d e f g h i j"), *[turn("x")] * 4)
+    chat = Chat(engine)
+    list(chat.send("one two"))
+    list(chat.send("three four five six seven eight nine ten eleven"))
+    assert chat.dropped_turns == 1
+    while chat.undo() is not None:
+        pass
+    list(chat.send("first"))
+    list(chat.send("second"))
+    conversation, _, _ = engine.seen[-1]
+    assert [m.content for m in conversation] == ["first", "x", "second"]
+
+
 def test_room_for_an_answer_is_made_before_the_context_is_quite_full() -> None:
     engine = SmallEngine(turn("a b c d e f g h i j"), turn("x"))
     chat = Chat(engine)
