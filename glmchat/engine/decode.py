@@ -87,10 +87,18 @@ class Decoding:
             self._drafter = Lookup(self.branch.ids) if mtp is None else Mtp(mtp, self._loaded, self.branch)
 
     def prefill(self, cancelled: Callable[[], bool], *, chunk: int | None = None) -> Iterator[int]:
-        """Compute what the cache lacks of the prompt, `chunk` tokens at once; yields how many are done."""
+        """Compute what the cache lacks of the prompt, `chunk` tokens at once; yields how many are done.
+
+        Raises ModelError for a token that the weights do not have.
+        """
         while (done := len(self.branch.ids)) < len(self._prompt) and not cancelled():
             most = min(chunk or self._decoder.chunk, self._decoder.chunk)
             part = list(self._prompt[done : done + most])
+            if max(part) >= self._loaded.vocabulary:  # of which a GPU would never recover
+                raise ModelError(
+                    "The tokenizer knows more tokens than the weights, which have "
+                    f"{self._loaded.vocabulary:,}, and the prompt has one of those; fetch both from one place."
+                )
             try:
                 with self._loaded.stoppable(cancelled):
                     _, states = self._forward(self._loaded.ids(part), part)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ..errors import ContextFullError, ModelError, TemplateError
+from ..errors import ContextFullError, TemplateError
 from ..events import (
     Event,
     FinishReason,
@@ -161,7 +161,7 @@ class TurnRunner:
         self._loaded.close()
 
     def _prompt(self, wanted: Turn | Ahead) -> Prompt:
-        """What is to be computed. Raises ContextFullError, TemplateError or ModelError: it cannot be."""
+        """What is to be computed. Raises ContextFullError or TemplateError: it cannot be."""
         size = sum(len(m.content.encode("utf-8", "replace")) for m in wanted.messages)
         check_fits(size, self._checkpoint.name, self._checkpoint.context_length)
         prompt = self.render(wanted.messages, wanted.tools, wanted.options)
@@ -169,11 +169,6 @@ class TurnRunner:
             raise TemplateError(
                 f"The chat template of {self._checkpoint.name} made nothing of the conversation; fetch the "
                 "checkpoint again or give another --chat-template."
-            )
-        if max(prompt.ids) >= self._loaded.vocabulary:  # of which a GPU would never recover
-            raise ModelError(
-                f"The tokenizer of {self._checkpoint.name} knows more tokens than its weights, which have "
-                f"{self._loaded.vocabulary:,}, and the prompt has one of those; fetch both from one place."
             )
         return prompt
 
