@@ -97,7 +97,7 @@ class Decoding:
             if max(part) >= self._loaded.vocabulary:  # of which a GPU would never recover
                 raise ModelError(
                     "The tokenizer knows more tokens than the weights, which have "
-                    f"{self._loaded.vocabulary:,}, and the prompt has one of those; fetch both from one place."
+                    f"{self._loaded.vocabulary:,}; the prompt has one of those. Fetch both from one place."
                 )
             try:
                 with self._loaded.stoppable(cancelled):
