@@ -235,6 +235,8 @@ def _run_with(front_end: Callable[[st.Settings, argparse.Namespace], int], args:
     stream_json = getattr(args, "stream_json", False)
     try:
         _require_folder()
+        for line in st.unknown_variables():
+            _say(line)
         flags = {entry.name: getattr(args, entry.name) for entry in st.table() if hasattr(args, entry.name)}
         code = front_end(st.load_settings(flags, config=args.config), args)
         _flush()
@@ -360,10 +362,14 @@ def _report(error: Exception) -> int:
     else:
         text = f"internal error, {type(error).__name__}: {error}. --debug shows where."
         code = EXIT_ERROR
+    _say(text)
+    return code
+
+
+def _say(text: str) -> None:
     from .terminal.say import say
 
     say(text)
-    return code
 
 
 def _terminated(*_: object) -> NoReturn:

@@ -91,6 +91,10 @@ PATHS = Kind(
 """In a variable they stand as in PATH; the flag takes one and is repeated."""
 NONE = "none"
 
+_VARIABLE = "GLMCHAT_"
+_NO_SETTINGS = ("CALL", "TEST_")
+"""What else of ours begins so: the mark of a tool's processes, which may run glmchat again; the tests'."""
+
 MODEL, ANSWER, SHOWN = "model", "answer", "what is shown"
 
 
@@ -160,13 +164,16 @@ def flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def nearest(word: str, names: Iterable[str]) -> str:
-    """`; did you mean X?` when a name begins with `word` or comes close to it, else nothing."""
+def nearest(word: str, names: Iterable[str], prefix: str = "") -> str:
+    """`; did you mean X?` when a name begins with `word` or comes close to it, else nothing.
+
+    `prefix` is what all of them begin with: it is said, and makes none of them closer.
+    """
     names = list(names)
     close = [n for n in names if n.startswith(word)] or difflib.get_close_matches(
         word, names, n=1, cutoff=0.6
     )
-    return f"; did you mean {close[0]}?" if close else ""
+    return f"; did you mean {prefix}{close[0]}?" if close else ""
 
 
 def default_config_path() -> Path:
@@ -198,10 +205,25 @@ def load_settings(
     return Settings(**values)
 
 
+def unknown_variables(environ: Mapping[str, str] = os.environ) -> list[str]:
+    """A line for each variable that is spelled as ours are and sets nothing.
+
+    Unlike a key of the file it is no fault: it may be meant for another version, or a script of the person's.
+    """
+    known = ["CONFIG", *(entry.name.upper() for entry in table())]
+    lines = []
+    for variable, text in environ.items():
+        name = variable.removeprefix(_VARIABLE)
+        if text and name != variable and name not in known and not name.startswith(_NO_SETTINGS):
+            hint = nearest(name.upper(), known, _VARIABLE) or "."
+            lines.append(f"The environment variable {variable} is unknown, and ignored{hint}")
+    return lines
+
+
 def _from_environ(environ: Mapping[str, str]) -> dict[str, Any]:
     values = {}
     for entry in table():
-        for variable in (f"GLMCHAT_{entry.name.upper()}", entry.metadata.get("env", "")):
+        for variable in (f"{_VARIABLE}{entry.name.upper()}", entry.metadata.get("env", "")):
             if text := environ.get(variable):
                 try:
                     values[entry.name] = entry.metadata["kind"].read_text(text)

@@ -69,6 +69,16 @@ def run(
     return go
 
 
+def test_an_unknown_variable_is_said_beside_the_answer(
+    run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GLMCHAT_MODLE", "x")
+    result = run("--json", "hi", script=turn("Hello"))
+    assert (result.code, json.loads(result.out)["message"]["content"]) == (0, "Hello")
+    assert result.err.count("\n") == 1
+    assert "GLMCHAT_MODLE is unknown, and ignored; did you mean GLMCHAT_MODEL?" in result.err
+
+
 def test_a_prompt_gives_the_answer_and_nothing_else(run: Callable[..., Run]) -> None:
     result = run("--", "hi", script=turn("Hello there", thinking="secret"))
     assert (result.code, result.out, result.err) == (0, "Hello there\n", "")

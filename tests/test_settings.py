@@ -5,7 +5,16 @@ from pathlib import Path
 import pytest
 
 from glmchat.errors import UsageError
-from glmchat.settings import Settings, default_config_path, flag, load_settings, nearest, table
+from glmchat.settings import (
+    Settings,
+    default_config_path,
+    flag,
+    load_settings,
+    nearest,
+    table,
+    unknown_variables,
+)
+from glmchat.tools.run import MARK
 
 
 def write(folder: Path, text: str) -> str:
@@ -106,6 +115,31 @@ def test_a_named_config_must_exist_and_be_utf8(tmp_path: Path) -> None:
 def test_a_wrong_variable_is_named(tmp_path: Path, name: str, text: str) -> None:
     with pytest.raises(UsageError, match=f"GLMCHAT_{name} must be .*, not '{text}'"):
         load_settings({}, {f"GLMCHAT_{name}": text}, write(tmp_path, ""))
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("MODLE", "; did you mean GLMCHAT_MODEL?"),
+        ("model", "; did you mean GLMCHAT_MODEL?"),
+        ("NO_THINK", "; did you mean GLMCHAT_THINK?"),
+        ("CONFG", "; did you mean GLMCHAT_CONFIG?"),
+        ("XYZZY", "."),
+    ],
+)
+def test_an_unknown_variable_is_named_and_no_fault(tmp_path: Path, name: str, hint: str) -> None:
+    environ = {f"GLMCHAT_{name}": "1"}
+    assert unknown_variables(environ) == [
+        f"The environment variable GLMCHAT_{name} is unknown, and ignored{hint}"
+    ]
+    assert load_settings({}, environ, write(tmp_path, "")) == Settings()
+
+
+def test_other_variables_are_not_named() -> None:
+    ours = [f"GLMCHAT_{entry.name.upper()}" for entry in table()]
+    others = ["GLMCHAT_CONFIG", MARK, "GLMCHAT_TEST_LARGEST", "MODLE", "HF_TOKEN"]
+    assert unknown_variables(dict.fromkeys([*ours, *others], "1")) == []
+    assert unknown_variables({"GLMCHAT_MODLE": ""}) == []
 
 
 def test_a_config_may_begin_with_a_mark_of_its_encoding(tmp_path: Path) -> None:
