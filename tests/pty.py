@@ -14,6 +14,7 @@ from typing import Any
 
 import pexpect
 import pyte
+from pyte.screens import Char
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -61,11 +62,15 @@ class Terminal:
         self.modes = termios.tcgetattr(self._child.child_fd)
 
     @property
+    def cells(self) -> list[list[Char]]:
+        """Each row, scrollback first; a wide character has an empty cell behind it."""
+        screen = self._screen
+        rows = [*screen.history.top, *(screen.buffer[y] for y in range(screen.lines))]
+        return [[row[x] for x in range(screen.columns)] for row in rows]
+
+    @property
     def lines(self) -> list[str]:
-        above = [
-            "".join(row[x].data for x in range(self._screen.columns)) for row in self._screen.history.top
-        ]
-        return [line.rstrip() for line in [*above, *self._screen.display]]
+        return ["".join(cell.data for cell in row).rstrip() for row in self.cells]
 
     @property
     def text(self) -> str:
