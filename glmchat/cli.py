@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from . import settings as st
 from .errors import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_TERMINATED, GlmChatError, UsageError
+from .kinds import SWITCH, Kind
 
 try:
     from .terminal.tty import ending_signals
@@ -190,7 +191,7 @@ def _add_others(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
 
 def _add_setting(group: argparse._ArgumentGroup, name: str, default: Any, about: Any) -> None:
     flag, kind = st.flag(name), about["kind"]
-    if kind is st.SWITCH:
+    if kind is SWITCH:
         off = flag.replace("--", "--no-", 1)
         common: dict[str, Any] = {"dest": name, "default": argparse.SUPPRESS}
         group.add_argument(flag, action="store_true", help=about["help"], **common)
@@ -207,7 +208,7 @@ def _add_setting(group: argparse._ArgumentGroup, name: str, default: Any, about:
     )
 
 
-def _argument(kind: st.Kind) -> Callable[[str], Any]:
+def _argument(kind: Kind) -> Callable[[str], Any]:
     def read(text: str) -> Any:
         try:
             return kind.read_text(text)

@@ -9,72 +9,22 @@ from __future__ import annotations
 import difflib
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import Field, dataclass, field, fields
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from .errors import UsageError
-
-
-@dataclass(frozen=True, slots=True)
-class Kind:
-    """What a setting may be: how it is said in a message, read from text, and checked as a value."""
-
-    expects: str
-    parse: Callable[[str], Any]
-    accepts: Callable[[Any], bool]
-    choices: tuple[str, ...] = ()
-
-    def read_text(self, text: str) -> Any:
-        """The value that a flag or a variable spells. Raises ValueError that says what was expected."""
-        try:
-            value = self.parse(text)
-        except ValueError:
-            value = None
-        if value is None or not self.accepts(value):
-            raise ValueError(f"must be {self.expects}, not {text!r}")
-        return value
-
-    def read_value(self, value: Any) -> Any:
-        """A typed value of config.toml, checked. Raises ValueError that says what was expected."""
-        if not self.accepts(value):
-            raise ValueError(f"must be {self.expects}, not {value!r}")
-        return value
-
-
-def _number(low: float, high: float) -> Kind:
-    def accepts(value: Any) -> bool:
-        return isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
-
-    return Kind(f"a number from {low:g} to {high:g}", float, accepts)
-
-
-def _whole(low: int, high: int) -> Kind:
-    def accepts(value: Any) -> bool:
-        return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
-
-    return Kind(f"a whole number from {low} to {high}", int, accepts)
-
-
-def _choice(*names: str) -> Kind:
-    return Kind(f"one of {', '.join(names)}", str, lambda v: isinstance(v, str) and v in names, names)
-
-
-_WORDS = {
-    **dict.fromkeys(("1", "true", "yes", "on"), True),
-    **dict.fromkeys(("0", "false", "no", "off"), False),
-}
+from .kinds import SAMPLING, SWITCH, Kind, choice, whole
 
 TEXT = Kind("a text that is not empty", str, lambda v: isinstance(v, str) and v != "")
-SWITCH = Kind("true or false", lambda text: _WORDS.get(text.lower()), lambda v: isinstance(v, bool))
-DTYPE = _choice("auto", "bfloat16", "float16", "float32")
-OVERFLOW = _choice("drop-oldest", "error")
-ON_OFF = _choice("on", "off")
-COMPILE = _choice("auto", "on", "off")
-SPECULATE = _choice("auto", "mtp", "lookup", "off")
-LENGTH, REPEATS = _whole(1, 10_000_000), _whole(1, 1000)
+DTYPE = choice("auto", "bfloat16", "float16", "float32")
+OVERFLOW = choice("drop-oldest", "error")
+ON_OFF = choice("on", "off")
+COMPILE = choice("auto", "on", "off")
+SPECULATE = choice("auto", "mtp", "lookup", "off")
+LENGTH, REPEATS = whole(1, 10_000_000), whole(1, 1000)
 PATH = Kind("a path", os.path.expanduser, lambda v: isinstance(v, str) and v != "")
 
 
@@ -139,13 +89,13 @@ class Settings:
     allow: str | None = _setting(
         None, TEXT, ANSWER, "run these tools without asking: names, or server.*, with commas between", "NAMES"
     )
-    max_tool_rounds: int = _setting(25, _whole(1, 1000), ANSWER, "rounds of tool calls in one turn", "N")
-    temperature: float | None = _setting(None, _number(0, 2), ANSWER, "0 to 2; 0 is greedy", "T")
-    top_p: float | None = _setting(None, _number(0.001, 1), ANSWER, "nucleus sampling, up to 1", "P")
-    top_k: int | None = _setting(None, _whole(1, 1_000_000), ANSWER, "sample among the K likeliest", "K")
-    max_tokens: int | None = _setting(None, _whole(1, 10_000_000), ANSWER, "new tokens at most", "N")
-    seed: int | None = _setting(None, _whole(0, 2**63 - 1), ANSWER, "make sampling repeatable", "N")
-    greedy: bool = _setting(False, SWITCH, ANSWER, "always the likeliest token")
+    max_tool_rounds: int = _setting(25, whole(1, 1000), ANSWER, "rounds of tool calls in one turn", "N")
+    temperature: float | None = _setting(None, SAMPLING["temperature"], ANSWER, "0 to 2; 0 is greedy", "T")
+    top_p: float | None = _setting(None, SAMPLING["top_p"], ANSWER, "nucleus sampling, up to 1", "P")
+    top_k: int | None = _setting(None, SAMPLING["top_k"], ANSWER, "sample among the K likeliest", "K")
+    max_tokens: int | None = _setting(None, SAMPLING["max_tokens"], ANSWER, "new tokens at most", "N")
+    seed: int | None = _setting(None, SAMPLING["seed"], ANSWER, "make sampling repeatable", "N")
+    greedy: bool = _setting(False, SAMPLING["greedy"], ANSWER, "always the likeliest token")
     overflow: str = _setting(
         "drop-oldest", OVERFLOW, ANSWER, "when the context is full: leave out the oldest turns, or stop"
     )

@@ -16,16 +16,17 @@ FILES = sorted(p for p in ROOT.rglob("*.py"))
 
 # Each layer may import itself, those below it, and the values; engine and tools do not know each other.
 BELOW = {
-    "cli": {"terminal", "chat", "settings", "engine", "tools", "glm"},
-    "terminal": {"chat", "settings", "engine", "tools", "glm"},
+    "cli": {"terminal", "chat", "settings", "kinds", "engine", "tools", "glm"},
+    "terminal": {"chat", "settings", "kinds", "engine", "tools", "glm"},
     "chat": {"engine", "tools", "glm"},
-    "settings": set(),
-    "engine": {"glm"},
+    "settings": {"kinds"},
+    "engine": {"glm", "kinds"},
     "tools": {"glm"},
     "glm": set(),
     "events": {"messages"},
     "messages": set(),
     "errors": set(),
+    "kinds": set(),
 }
 VALUES = {"messages", "events", "errors"}
 HEAVY = {"torch", "transformers", "accelerate"}

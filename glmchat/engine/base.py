@@ -7,8 +7,9 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from ..errors import ContextFullError
+from ..errors import ContextFullError, UsageError
 from ..events import Event
+from ..kinds import SAMPLING
 from ..messages import Conversation
 
 if TYPE_CHECKING:
@@ -55,16 +56,29 @@ class ModelInfo:
 
 @dataclass(frozen=True, slots=True)
 class GenerationOptions:
-    """How the next answer is sampled. None leaves the checkpoint's generation_config in force."""
+    """How the next answer is sampled. None leaves the checkpoint's generation_config in force.
+
+    Raises: UsageError for what the command line would not take either.
+    """
 
     enable_thinking: bool = True
     temperature: float | None = None
     top_p: float | None = None
     top_k: int | None = None
     max_tokens: int | None = None
-    """New tokens at most; None: until the model stops or the context is full."""
+    """New tokens at most; None: until the model stops or the context is full; 0: the prompt is only read."""
     seed: int | None = None
     greedy: bool = False
+
+    def __post_init__(self) -> None:
+        for name, kind in SAMPLING.items():
+            value = getattr(self, name)
+            if value is None or (name, value) == ("max_tokens", 0):  # which a program may want, but no person
+                continue
+            try:
+                kind.read_value(value)
+            except ValueError as e:
+                raise UsageError(f"GenerationOptions: {name} {e}.") from None
 
 
 class Engine(Protocol):

@@ -8,10 +8,10 @@ from typing import Any
 
 from ..engine.base import GenerationOptions
 from ..errors import UsageError
+from ..kinds import SAMPLING
 from ..settings import nearest, table
 
-_NAMES = ("temperature", "top_p", "top_k", "max_tokens", "seed", "greedy")
-PARAMETERS: dict[str, Field[Any]] = {entry.name: entry for entry in table() if entry.name in _NAMES}
+PARAMETERS: dict[str, Field[Any]] = {entry.name: entry for entry in table() if entry.name in SAMPLING}
 
 
 def set_parameter(options: GenerationOptions, argument: str) -> GenerationOptions:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from transformers import (
 
 from glmchat.engine.base import GenerationOptions
 from glmchat.engine.sampling import Sampler
+from glmchat.errors import UsageError
 from glmchat.glm.checkpoints import SamplingDefaults
 
 DRAWS = 20_000
@@ -107,3 +109,24 @@ def test_who_decides_whether_to_sample(
     assert sampler.greedy is greedy
     if greedy:
         assert sampler(torch.tensor([[0.1, 2.0, 1.9]])).tolist() == [1]
+
+
+@pytest.mark.parametrize(
+    ("option", "expected"),
+    [
+        ({"temperature": float("nan")}, "temperature must be a number from 0 to 2, not nan"),
+        ({"temperature": -1}, "temperature must be a number from 0 to 2, not -1"),
+        ({"temperature": "hot"}, "temperature must be a number from 0 to 2, not 'hot'"),
+        ({"top_p": 1.5}, "top_p must be a number from 0.001 to 1, not 1.5"),
+        ({"top_k": 0}, "top_k must be a whole number from 1"),
+        ({"max_tokens": -3}, "max_tokens must be a whole number from 1 to 10000000, not -3"),
+        ({"seed": 2**64}, "seed must be a whole number from 0"),
+        ({"greedy": "no"}, "greedy must be true or false, not 'no'"),
+    ],
+)
+def test_options_that_no_answer_can_be_sampled_by(option: dict[str, Any], expected: str) -> None:
+    with pytest.raises(UsageError, match=f"^GenerationOptions: {expected}") as caught:
+        GenerationOptions(**option)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(UsageError):
+        replace(GenerationOptions(), **option)
