@@ -64,6 +64,10 @@ _NOT_HONOURED: dict[str, Any] = {
 """Settings of generation_config.json that glmchat does not follow, with the values that change nothing."""
 
 
+_EXPERTS = ("n_routed_experts", "num_local_experts", "num_experts")
+"""What kinds of models call the number of their experts in config.json."""
+
+
 def _is_whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
@@ -321,7 +325,16 @@ def _read(name: str, folder: Path) -> Checkpoint:
 
 
 def _check_values(folder: Path, config: Mapping[str, Any], generation_config: Mapping[str, Any]) -> None:
-    """Refuse what no answer could be sampled or ended by, before one is asked for."""
+    """Refuse what no answer could be computed, sampled or ended by, before one is asked for."""
+    used = config.get("num_experts_per_tok", 0)
+    for name in _EXPERTS:
+        there = config.get(name, 0)
+        # With one expert or none the layers of some kinds are plain ones.
+        if _is_whole(used) and _is_whole(there) and 1 < there < used:
+            raise ModelError(
+                f"{folder / 'config.json'}: num_experts_per_tok is {used}, and there are only {there} "
+                f"experts ({name}); fetch or correct the file."
+            )
     for name, (expected, accepts) in _FOLLOWED.items():
         value = generation_config.get(name)
         if value is not None and not accepts(value):

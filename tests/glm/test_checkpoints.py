@@ -105,6 +105,10 @@ BROKEN: dict[str, tuple[Spoil, str]] = {
     "top_k is a list": (edit("generation_config.json", top_k=[1]), "top_k must be a whole number"),
     "end is a text": (edit("generation_config.json", eos_token_id="<|user|>"), "eos_token_id must be"),
     "end is nested": (edit("config.json", eos_token_id=[[1]]), "config.json: eos_token_id must be"),
+    "more experts than there are": (
+        edit("config.json", num_experts_per_tok=5),
+        "num_experts_per_tok is 5, and there are only 4 experts (n_routed_experts)",
+    ),
     "not safetensors": (write("model.safetensors", b"\x02\0\0\0\0\0\0\0[]"), "safetensors"),
 }
 
