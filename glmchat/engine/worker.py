@@ -46,7 +46,8 @@ class WorkerEngine:
     """Implements Engine with a LocalEngine in a child process. The constructor returns at once.
 
     `wait`, `info` and `generate` raise what loading raised. Should the process die, the running turn raises a
-    ModelError, and the next one starts another, whose load it reports by LoadProgress events.
+    ModelError, and the next one starts another, whose load it reports by LoadProgress events. A turn that it
+    had not begun to answer is given to another at once.
     """
 
     def __init__(
@@ -91,20 +92,34 @@ class WorkerEngine:
     ) -> Generator[Event, None, None]:
         """One turn; see Engine.generate."""
         cancel = cancel or threading.Event()
+        asked = conversation, tuple(tools), options
+        process = self._living()
+        # It may be gone and nobody knows yet; but not twice, since then the turn may be what it dies of.
+        unheard = yield from self._turn(process, asked, cancel, may_be_gone=not process.is_loading)
+        if unheard:
+            yield from self._turn(self._living(), asked, cancel)
+
+    def _living(self) -> _Process:
+        """The process that runs the model, another where the one before is gone."""
         with self._lock:
             if self._closed:
                 raise ModelError(CLOSED)
             if self._info is not None and self._process.fault is not None:  # it did run: try another
                 self._process.close()
                 self._process = self._start(again=True)
-            process = self._process
+            return self._process
+
+    def _turn(
+        self, process: _Process, asked: tuple[Any, ...], cancel: threading.Event, *, may_be_gone: bool = False
+    ) -> Generator[Event, None, bool]:
+        """The turn's events. True: there are none, because the process was gone, which it might be."""
         for progress in process.loading():
             if cancel.is_set():
                 yield TurnDone(Message("assistant", "", interrupted=True), "interrupted")
-                return
+                return False
             yield progress
         self.wait()
-        with process.request("generate", conversation, tuple(tools), options) as (number, replies):
+        with process.request("generate", *asked) as (number, replies):
             stopping = False
             try:
                 while True:
@@ -116,7 +131,10 @@ class WorkerEngine:
                     except queue.Empty:
                         continue
                     if reply is None:
-                        return
+                        return False
+                    if may_be_gone and reply is process.fault:
+                        return True
+                    may_be_gone = False
                     yield _checked(reply)
             finally:
                 process.send(number, "cancel")
@@ -235,12 +253,13 @@ class _Process:
 
     @contextlib.contextmanager
     def request(self, method: str, *args: Any) -> Iterator[tuple[int, queue.SimpleQueue[Any]]]:
-        """Send a request: its number and the queue of its replies. Raises ModelError: it is gone."""
+        """Send a request: its number and the queue of its replies; that it is gone is one."""
         with self._lock:
-            _checked(self.fault)
             self._requests += 1
             number = self._requests
             replies = self._replies[number] = queue.SimpleQueue()
+            if self.fault is not None:
+                replies.put(self.fault)
         try:
             self.send(number, method, *args)
             yield number, replies

@@ -23,7 +23,7 @@ from glmchat.engine.base import CLOSED
 from glmchat.engine.memory import LoadOptions
 from glmchat.engine.worker import WorkerEngine
 from glmchat.errors import ModelError, UsageError
-from glmchat.events import AnswerDelta, LoadProgress, PromptReady
+from glmchat.events import AnswerDelta, Event, LoadProgress, PromptReady
 from glmchat.messages import Conversation
 from tests import tiny
 
@@ -121,6 +121,28 @@ def test_killed_between_two_turns(engine: WorkerEngine) -> None:
     with pytest.raises(ModelError, match="was killed"):
         engine.render(Conversation([{"role": "user", "content": "x"}]))
     assert text(ask(engine, tiny.HELLO.question), AnswerDelta) == "Hello! How can I help you?"
+
+
+def killed_unheard(engine: WorkerEngine) -> Iterator[Event]:
+    """A turn whose message is on its way when the process is killed."""
+    events = engine.generate(Conversation([{"role": "user", "content": tiny.HELLO.question}]), options=GREEDY)
+    pid = engine.pid
+    os.kill(pid, signal.SIGSTOP)  # it reads nothing more
+    threading.Timer(0.3, os.kill, (pid, signal.SIGKILL)).start()
+    assert isinstance(next(events), LoadProgress)
+    assert engine.pid != pid
+    return events
+
+
+def test_killed_as_a_message_comes(engine: WorkerEngine) -> None:
+    assert text(killed_unheard(engine), AnswerDelta) == "Hello! How can I help you?"
+
+
+def test_what_a_second_process_dies_of_is_told(engine: WorkerEngine) -> None:
+    events = killed_unheard(engine)
+    os.kill(engine.pid, signal.SIGKILL)
+    with pytest.raises(ModelError, match=r"was killed.*the next message starts it again"):
+        list(events)
 
 
 def test_killed_while_it_loads(tiny_glm: Path) -> None:
