@@ -50,6 +50,8 @@ class ModelInfo:
     load_s: float = 0.0
     thinks: bool = True
     """Whether the chat template knows `enable_thinking`; where not, the toggle has no effect."""
+    ends: bool = True
+    """Whether the checkpoint names a token that ends an answer; else only a limit does."""
     not_followed: tuple[str, ...] = ()
     """Settings of the checkpoint's generation_config.json that change nothing here."""
 

@@ -319,6 +319,7 @@ class _Load:
             context_length=checkpoint.context_length,
             load_s=time.perf_counter() - started,
             thinks=template.knows_thinking,
+            ends=bool(checkpoint.eos_token_ids),
             not_followed=tuple(checkpoint.ignored_settings),
         )
         return TurnRunner(checkpoint, encoder, loaded), info

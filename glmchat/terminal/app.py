@@ -41,7 +41,7 @@ from .sanitize import sanitize
 from .screen import SPIN_S, Looks, Screen, load_markdown, make_console
 from .toolbar import NEARLY_FULL, Part, context_parts, fitted, load_parts
 from .transcript import Note, Said
-from .wording import count, first_line, request_text
+from .wording import count, endless_text, first_line, request_text
 
 OpenEngine = Callable[[str], Engine]
 _QUEUED_CELLS = 60  # of a queued message that are shown
@@ -485,6 +485,8 @@ class App:
         self._loaded, fault = True, loaded.fault
         back, self._back = self._back, False
         if fault is None:
+            if text := endless_text(loaded.engine.info):
+                self.say(text)
             self._next()
         elif self._model_before is None or not isinstance(fault, GlmChatError):
             self._fault = fault

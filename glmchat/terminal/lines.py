@@ -20,7 +20,7 @@ from .interrupt import interrupts, stops_on_ctrl_c
 from .sanitize import sanitize
 from .screen import Looks, Screen, make_console
 from .transcript import Entry, Note
-from .wording import request_text
+from .wording import endless_text, request_text
 
 
 class Lines:
@@ -38,7 +38,7 @@ class Lines:
     def run(self) -> int:
         """Talk until the person leaves; returns the exit code. Raises what loading raised."""
         self._print(Note(GREETING))
-        _ = self.chat.engine.info
+        self._wait()
         armed = False
         while not self._leaving:
             self.chat.prepare()
@@ -79,10 +79,15 @@ class Lines:
         self.chat.engine.close()
         try:
             self.chat.engine = self._open_engine(name)
-            _ = self.chat.engine.info
+            self._wait()
         except GlmChatError as e:
             self.say(f"{e}\nBack to {before}.")
             self.chat.engine = self._open_engine(before)
+
+    def _wait(self) -> None:
+        """Until the model is loaded. Raises what loading raised."""
+        if text := endless_text(self.chat.engine.info):
+            self.say(text)
 
     def quit(self) -> None:
         self._leaving = True

@@ -31,7 +31,7 @@ from ..tools.approve import NOBODY
 from .interrupt import stops_on_ctrl_c
 from .sanitize import Sanitizer
 from .say import say
-from .wording import call_text, server_text, stopped_text
+from .wording import call_text, endless_text, server_text, stopped_text
 
 EMPTY = "The model ended without an answer; ask again, or see with --show-thinking what it thought."
 
@@ -50,6 +50,8 @@ def run(chat: Chat, prompt: str, *, show_thinking: bool = False) -> int:
     answer = _Stream(sys.stdout)
     notes = _Notes(show_thinking)
     reason: FinishReason = "interrupted"
+    if text := endless_text(chat.engine.info):
+        notes.line(text)
     try:
         with stops_on_ctrl_c(chat), closing(chat.send(prompt)) as turn:
             for event in turn:

@@ -8,6 +8,7 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..engine.base import ModelInfo
 from ..events import FinishReason, ThinkingDone, ToolDone, ToolServerFailed, TurnDone
 from ..messages import ToolCall
 from ..tools.approve import Request
@@ -81,6 +82,16 @@ def stopped_text(reason: FinishReason) -> str:
     if reason == "context":
         return "The answer stopped because the model's context is full; start anew, or with a shorter prompt."
     return ""
+
+
+def endless_text(info: ModelInfo) -> str:
+    """What to do about a checkpoint whose answers never end by themselves; "" where they do."""
+    if info.ends:
+        return ""
+    return (
+        f"{info.name} names no token that ends an answer, so each goes on until --max-tokens, or until the "
+        "context is full; add eos_token_id to its generation_config.json."
+    )
 
 
 def dropped_text(turns: int) -> str:

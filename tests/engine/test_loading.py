@@ -188,6 +188,7 @@ def test_info_and_progress(tiny_glm: Path) -> None:
         assert engine.info.parameters > 100_000
         assert engine.info.load_s > 0
         assert engine.info.thinks
+        assert engine.info.ends
     weights = [p for p in progress if p.total]
     assert weights[-1].done == weights[-1].total
     size = (tiny_glm / "model.safetensors").stat().st_size
@@ -259,6 +260,15 @@ def test_max_memory_units() -> None:
 @pytest.fixture
 def copy(tiny_glm: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(tiny_glm, tmp_path / "model"))
+
+
+def test_a_checkpoint_without_an_end_says_so(copy: Path) -> None:
+    for name in ("config.json", "generation_config.json"):
+        kept = {**json.loads((copy / name).read_text()), "eos_token_id": None}
+        (copy / name).write_text(json.dumps(kept))
+    (copy / "tokenizer_config.json").write_text("{}")
+    with open_local(str(copy)) as engine:
+        assert not engine.info.ends
 
 
 def test_missing_weights_are_an_error(copy: Path) -> None:

@@ -101,7 +101,7 @@ def main(name: str, delay: float, load_s: float) -> int:
                 raise ModelError(f"A process for {model} cannot be started; end other programs first.")
         fault = ModelError(f"{model} is no model.") if model == "nonsense" else None
         engine = LateEngine(turn(f"I am {model}."), delay=delay, load_s=load_s, fault=fault)
-        engine.info = ModelInfo(model, "cpu")
+        engine.info = ModelInfo(model, "cpu", ends=model != "endless")
         return engine
 
     start.open_chat = open_chat  # type: ignore[assignment]

@@ -742,6 +742,16 @@ def test_a_dumb_terminal_gets_lines_of_text(start: Start) -> None:
     assert chat.wait_end() == 0
 
 
+@pytest.mark.parametrize("term", ["dumb", "xterm"])
+def test_a_checkpoint_without_an_end_is_told(start: Start, term: str) -> None:
+    chat = start("talk", env={"TERM": term})
+    chat.wait_for("›")
+    chat.send("/model endless\r")
+    chat.wait_for("endless names no token that ends an answer")
+    chat.send("/quit\r")
+    assert chat.wait_end() == 0
+
+
 def test_a_dumb_terminal_shows_the_prompt_whatever_stderr_is(tmp_path: Path) -> None:
     words = f"{sys.executable} -m tests.terminal.scripted_repl talk 0 0 2> {tmp_path}/log"
     env = {"TERM": "dumb", "HOME": str(tmp_path)}
