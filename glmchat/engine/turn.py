@@ -6,8 +6,10 @@ torch comes in with the LoadedModel; this module imports none of it.
 from __future__ import annotations
 
 import functools
+import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -24,7 +26,7 @@ from ..events import (
     Usage,
 )
 from ..glm.checkpoints import Checkpoint
-from ..glm.encode import Prompt, PromptEncoder
+from ..glm.encode import LONG, Prompt, PromptEncoder
 from ..glm.parser import OutputParser
 from ..messages import Message
 from .base import GenerationOptions, check_fits
@@ -41,6 +43,9 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 
+LOOK_S = 0.05
+"""How often a turn that is made tokens of looks whether it was cancelled."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Turn:
@@ -52,6 +57,11 @@ class Turn:
     cancelled: Callable[[], bool]
     outbox: Outbox
     started: float
+
+    @property
+    def long(self) -> bool:
+        """Whether to make tokens of it takes long."""
+        return sum(len(m.content) for m in self.messages) > LONG
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +92,10 @@ class TurnRunner:
 
         Raises: ContextFullError, TemplateError, and whatever torch raises. The runner stays usable.
         """
-        prompt = self._prompt(turn)
+        prompt = _unless(turn.cancelled, lambda: self._prompt(turn)) if turn.long else self._prompt(turn)
+        if prompt is None:
+            turn.outbox.put(TurnDone(Message("assistant", "", interrupted=True), "interrupted"))
+            return
         room = self._room(len(prompt.ids))
         limit = turn.options.max_tokens
         budget = room if limit is None else limit if room is None else min(room, limit)
@@ -217,6 +230,24 @@ class TurnRunner:
                         break
         decoding.keep()
         return decoding, reason
+
+
+def _unless(cancelled: Callable[[], bool], work: Callable[[], Result]) -> Result | None:
+    """What `work` comes to; None once it is cancelled: then it goes on for nobody, in a thread of its own,
+    since in a library nothing can be stopped."""
+    future: Future[Result] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except Exception as e:
+            future.set_exception(e)
+
+    threading.Thread(target=run, name="glmchat-encoder", daemon=True).start()
+    while not cancelled():
+        if wait([future], LOOK_S).done:
+            return future.result()
+    return None
 
 
 class Answer:

@@ -37,6 +37,8 @@ _UNKNOWN = "\ufdef"
 _DROPPED = -1
 _REMEMBERED = 1024
 """Texts. Most of a conversation come again in its next turn; to disarm them takes as long as to render it."""
+LONG = 1 << 16
+"""Characters; to encode more takes so long, seconds for a million, that a person may want to stop it."""
 _RESERVED = re.compile(f"[{_MARK}-{_STAND_INS[-1]}]")
 _LONE_SURROGATES = re.compile("[\ud800-\udfff]")
 
@@ -249,6 +251,8 @@ class _Controls:
         return ([i for i in ids if i != _DROPPED] if _CUT in text else ids), places
 
     def _encode(self, text: str) -> Encoding:
+        if len(text) > LONG:  # alone `encode_batch` lets other threads run meanwhile
+            return self._bare.encode_batch([text], add_special_tokens=False)[0]
         return self._bare.encode(text, add_special_tokens=False)
 
     def _cuts(self, tokens: Sequence[str], encoding: Encoding) -> list[int]:

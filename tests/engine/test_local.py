@@ -26,7 +26,7 @@ from glmchat.engine.local import LocalEngine, open_local
 from glmchat.engine.memory import LoadOptions
 from glmchat.errors import ContextFullError, ModelError, TemplateError
 from glmchat.events import LoadProgress, PrefillProgress, PromptReady, TurnsDropped
-from glmchat.glm.encode import PromptEncoder
+from glmchat.glm.encode import LONG, Prompt, PromptEncoder
 from glmchat.messages import Conversation, Message
 from tests import tiny
 
@@ -393,6 +393,33 @@ def test_a_chunk_for_which_there_is_no_memory_is_halved(tiny_glm: Path, room: in
         assert done(engine.generate(long, options=GREEDY)).message == expected
         assert engine._runner is not None
         assert room / 2 < engine._runner._decoder.chunk <= room
+
+
+def test_a_long_message_can_be_cancelled_while_tokens_are_made_of_it(
+    tiny_glm: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cancel, go_on, encoding = threading.Event(), threading.Event(), threading.Event()
+    encode = PromptEncoder.encode
+
+    def slow(self: PromptEncoder, messages: Any, *args: Any, **more: Any) -> Prompt:
+        if len(messages[-1].content) > LONG:
+            encoding.set()
+            assert go_on.wait(20)
+        return encode(self, messages, *args, **more)
+
+    def cancel_it() -> None:
+        assert encoding.wait(20)
+        cancel.set()
+
+    with open_local(str(tiny_glm)) as engine:
+        monkeypatch.setattr(PromptEncoder, "encode", slow)
+        threading.Thread(target=cancel_it).start()
+        end = done(ask(engine, "x" * (LONG + 1), cancel=cancel))
+        assert (end.finish_reason, end.message.interrupted) == ("interrupted", True)
+        assert done(ask(engine, tiny.HELLO.question)).finish_reason == "stop", "nobody waits for it"
+        go_on.set()
+        with pytest.raises(ContextFullError):
+            ask(engine, "x" * (LONG + 1))
 
 
 def test_context_that_fills_up(tiny_glm: Path, tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import threading
+import time
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,8 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from glmchat.errors import ModelError
-from glmchat.glm.encode import Prompt, PromptEncoder, encode_prompt
+from glmchat.glm import encode
+from glmchat.glm.encode import LONG, Prompt, PromptEncoder, encode_prompt
 from glmchat.glm.template import render_prompt
 from glmchat.messages import Message, ToolCall
 from tests.glm import tokenizers
@@ -285,3 +288,25 @@ def test_truncation_and_padding_of_the_tokenizer_do_not_apply() -> None:
     limited.enable_padding(length=4000)
     messages = [Message("user", "one two three four five six")]
     assert encode_prompt(limited, messages) == plain("glm", messages)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_long_text_has_the_ids_of_its_parts(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However it is encoded."""
+    text = "a < b, <|user|>\n  日本語 e\u0301 🎉 x[0] / 2\r\n\n" * (LONG // 30)
+    assert len(text) > LONG
+    long = encode_prompt(tokenizer(kind), [Message("user", text)])
+    monkeypatch.setattr(encode, "LONG", 2 * len(text))
+    assert encode_prompt(tokenizer(kind), [Message("user", text)]) == long
+
+
+def test_long_text_lets_other_threads_run() -> None:
+    encoder = PromptEncoder(tokenizer("glm"))
+    text = "".join(f"{n} word{n}," for n in range(3 * LONG // 5))
+    thread = threading.Thread(target=encoder._controls._encode, args=[text])
+    thread.start()
+    turns = 0
+    while thread.is_alive():
+        time.sleep(0.001)
+        turns += 1
+    assert turns > 20
