@@ -58,6 +58,13 @@ _WORDS = {
 
 SWITCH = Kind("true or false", lambda text: _WORDS.get(text.lower()), lambda v: isinstance(v, bool))
 
+LOADING: dict[str, Kind] = {
+    "dtype": choice("auto", "bfloat16", "float16", "float32"),
+    "speculate": choice("auto", "mtp", "lookup", "off"),
+    "compile": choice("auto", "on", "off"),
+}
+"""How a model is loaded."""
+
 SAMPLING: dict[str, Kind] = {
     "temperature": number(0, 2),
     "top_p": number(0.001, 1),

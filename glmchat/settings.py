@@ -16,14 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from .errors import UsageError
-from .kinds import SAMPLING, SWITCH, Kind, choice, whole
+from .kinds import LOADING, SAMPLING, SWITCH, Kind, choice, whole
 
 TEXT = Kind("a text that is not empty", str, lambda v: isinstance(v, str) and v != "")
-DTYPE = choice("auto", "bfloat16", "float16", "float32")
 OVERFLOW = choice("drop-oldest", "error")
 ON_OFF = choice("on", "off")
-COMPILE = choice("auto", "on", "off")
-SPECULATE = choice("auto", "mtp", "lookup", "off")
 LENGTH, REPEATS = whole(1, 10_000_000), whole(1, 1000)
 PATH = Kind("a path", os.path.expanduser, lambda v: isinstance(v, str) and v != "")
 
@@ -69,12 +66,14 @@ class Settings:
     )
     max_memory: str | None = _setting(None, TEXT, MODEL, "for example 0=70GiB,cpu=100GiB", "LIST")
     offload_dir: str | None = _setting(None, PATH, MODEL, "folder for weights that fit nowhere else", "DIR")
-    dtype: str = _setting("auto", DTYPE, MODEL, "type of the weights")
+    dtype: str = _setting("auto", LOADING["dtype"], MODEL, "type of the weights")
     attn: str | None = _setting(None, TEXT, MODEL, "attention kernel: sdpa, eager, flash_attention_2", "NAME")
     speculate: str = _setting(
-        "auto", SPECULATE, MODEL, "guess tokens ahead, where it pays; never changes them"
+        "auto", LOADING["speculate"], MODEL, "guess tokens ahead, where it pays; never changes them"
     )
-    compile: str = _setting("auto", COMPILE, MODEL, "compile the decode step; auto: on a GPU, where it pays")
+    compile: str = _setting(
+        "auto", LOADING["compile"], MODEL, "compile the decode step; auto: on a GPU, where it pays"
+    )
     parallel: str = _setting(
         "off", TEXT, MODEL, "split each layer over all GPUs, or N ranks", "off|tensor|tensor:N"
     )

@@ -17,16 +17,11 @@ from pathlib import Path
 from typing import TypeAlias
 
 from ..errors import UsageError
+from ..kinds import LOADING
 
 DeviceMap: TypeAlias = str | dict[str, int | str]
 """A strategy of accelerate (`auto`, `balanced`, `sequential`), or the device of each module; "" is all."""
 
-CHOICES = {
-    "dtype": ("auto", "bfloat16", "float16", "float32"),
-    "speculate": ("auto", "mtp", "lookup", "off"),
-    "compile": ("auto", "on", "off"),
-}
-"""What the options of these names may be; the command line's are those of settings."""
 STRATEGIES = ("auto", "balanced", "sequential")
 _DEVICE = re.compile(r"cpu|disk|mps|(cuda|xpu)(:\d+)?")
 _PARALLEL = re.compile(r"tensor(?::([2-9]|[1-9]\d+))?")
@@ -65,9 +60,11 @@ class LoadOptions:
     def check(self) -> None:
         """Raises: UsageError for an option that cannot be read, or does not go with another."""
         self.placement()
-        for name, known in CHOICES.items():
-            if (given := getattr(self, name)) not in known:
-                raise UsageError(f"--{name} {given} is not known; use one of {', '.join(known)}.")
+        for name, kind in LOADING.items():
+            try:
+                kind.read_value(getattr(self, name))
+            except ValueError as e:
+                raise UsageError(f"--{name} {e}.") from None
         if self.ranks == 1:
             return
         for option, given, why in (
