@@ -22,14 +22,15 @@ _SLOW = 0.05  # share of the newest guess in the average of how many were right
 _USUAL = 0.7  # what that average is before anything was seen
 _SEEN = 7  # times of steps that are remembered; their median is what a step takes
 _FIRST, _PLAIN_EVERY = 3, 64  # steps without a guess: what guessing is compared with
-_PROBE_EVERY = 32  # steps after which guessing is tried again where it did not pay
+_PROBE_EVERY, _PROBE = 32, (1, 2)  # where guessing did not pay, it is tried again in these of so many steps
 
 
 class Pace:
     """How many tokens to guess, so that the most come out in a second.
 
-    From what was seen lately: the time of a plain step, what each guess adds to it, and how often a
-    guess is right. Where that says that no guess pays, one is made now and then all the same, to see.
+    From what was seen lately: the time of a plain step, what each guess adds to it, and how often a guess is
+    right. Where that says that no guess pays, one is made now and then all the same, to see; in two steps, as
+    the first after others takes longer: an MTP layer reads first what came meanwhile.
     """
 
     def __init__(self, longest: int) -> None:
@@ -39,9 +40,16 @@ class Pace:
         self._plain_s = self._guess_s = 0.0
         self._right = _USUAL
         self._steps = 0
+        self._chosen = 0
+        self._catches_up = False
 
     def choose(self) -> int:
         """How many to guess in the next step."""
+        before, self._chosen = self._chosen, self._choice()
+        self._catches_up = not before
+        return self._chosen
+
+    def _choice(self) -> int:
         self._steps += 1
         if self._steps <= _FIRST or self._steps % _PLAIN_EVERY == 0:
             return 0
@@ -50,7 +58,7 @@ class Pace:
         best = max(range(self._longest + 1), key=self._rate)
         if best == 0:  # what was bad luck is forgotten little by little
             self._right = _towards(self._right, _USUAL, _SLOW / 5)
-        return best or int(self._steps % _PROBE_EVERY == 0)
+        return best or int(self._steps % _PROBE_EVERY in _PROBE)
 
     def observe(self, guessed: int, right: int, seconds: float) -> None:
         """A step with so many guesses took so long."""
@@ -58,8 +66,9 @@ class Pace:
             self._plain.append(seconds)
             self._plain_s = median(self._plain)
             return
-        self._added.append(max(0.01 * self._plain_s, (seconds - self._plain_s) / guessed))
-        self._guess_s = median(self._added)
+        if not self._catches_up:
+            self._added.append(max(0.01 * self._plain_s, (seconds - self._plain_s) / guessed))
+            self._guess_s = median(self._added)
         for _ in range(right):
             self._right = _towards(self._right, 1.0)
         if right < guessed:

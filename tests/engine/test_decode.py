@@ -412,6 +412,20 @@ class TestPace:
     def test_hardly_any_where_it_does_not(self) -> None:
         assert sum(self.pace(0.3, 1.0, 0.9)) / 200 < 0.1
 
+    def test_what_was_slow_for_a_while_is_tried_again(self) -> None:
+        """Though a guess that comes alone takes long, as all that came before it has to be read first."""
+        pace, unread = Pace(LONGEST_MTP), 0
+        counts = []
+        for step in range(400):
+            count = pace.choose()
+            seconds = 1.0 + 0.3 * count + (0.1 * unread if count else 0.0)
+            unread = 0 if count else unread + 1
+            busy = 50 <= step < 70 and count
+            pace.observe(count, count, 10 * seconds if busy else seconds)
+            counts.append(count)
+        assert sum(counts[100:110]) <= 2, "it looked as if no guess paid"
+        assert sum(counts[-50:]) / 50 > 3
+
     def test_it_comes_back_when_guesses_are_right_again(self) -> None:
         pace = Pace(LONGEST_MTP)
         for _ in range(300):
