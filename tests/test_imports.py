@@ -20,13 +20,14 @@ BELOW = {
     "terminal": {"chat", "settings", "kinds", "engine", "tools", "glm"},
     "chat": {"engine", "tools", "glm"},
     "settings": {"kinds"},
-    "engine": {"glm", "kinds"},
-    "tools": {"glm"},
-    "glm": set(),
+    "engine": {"glm", "kinds", "locks"},
+    "tools": {"glm", "locks"},
+    "glm": {"kinds"},
     "events": {"messages"},
     "messages": set(),
     "errors": set(),
     "kinds": set(),
+    "locks": set(),
 }
 VALUES = {"messages", "events", "errors"}
 HEAVY = {"torch", "transformers", "accelerate"}

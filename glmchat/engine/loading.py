@@ -7,7 +7,6 @@ by warnings (missing weights, a map with holes) is an error here, of one line.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import functools
 import os
 import shutil
@@ -19,6 +18,7 @@ from typing import Any
 from ..errors import ModelError
 from ..events import LoadProgress
 from ..glm.checkpoints import Checkpoint
+from ..locks import locked
 from .attention import use_own_attention
 from .compiled import plan_compiling
 from .environ import bring_torch
@@ -178,32 +178,17 @@ def _offload_folder(offload_dir: str) -> Iterator[Path]:
         try:
             parent = Path(os.path.expanduser(offload_dir))
             parent.mkdir(parents=True, exist_ok=True)
-            with _locked(parent, wait=True):  # a folder of another's is not there before it is locked
+            with locked(parent, wait=True):  # a folder of another's is not there before it is locked
                 for other in parent.glob(f"{_OFFLOADED}{8 * '?'}"):
-                    with contextlib.suppress(OSError), _locked(other) as left:
+                    with contextlib.suppress(OSError), locked(other) as left:
                         if left:
                             shutil.rmtree(other, ignore_errors=True)
                 folder = Path(tempfile.mkdtemp(prefix=_OFFLOADED, dir=parent))
-                ours.enter_context(_locked(folder))
+                ours.enter_context(locked(folder))
         except OSError as e:
             raise ModelError(f"--offload-dir {offload_dir} cannot be written: {e.strerror or e}.") from None
         ours.callback(shutil.rmtree, folder, ignore_errors=True)
         yield folder
-
-
-@contextlib.contextmanager
-def _locked(folder: Path, *, wait: bool = False) -> Iterator[bool]:
-    """Whether no other process has it within; not known, and so False, where files cannot be locked."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        locked = True
-    except OSError:
-        locked = False
-    try:
-        yield locked
-    finally:
-        os.close(handle)  # which unlocks it; so does the end of the process
 
 
 def _check_complete(name: str, info: dict[str, Any]) -> None:

@@ -10,13 +10,14 @@ import contextlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ModelError
+from ..kinds import SWITCH, Kind, number
 from .hub import BytesDone, Repository, is_hub_name
 from .template import ChatTemplate
 
@@ -68,22 +69,15 @@ _EXPERTS = ("n_routed_experts", "num_local_experts", "num_experts")
 """What kinds of models call the number of their experts in config.json."""
 
 
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+_WHOLE = Kind("a whole number", int, lambda v: isinstance(v, int) and not isinstance(v, bool))
 
-
-def _is_number(low: float, high: float) -> Callable[[Any], bool]:
-    """Whether it is one between these; NaN is not, nor is a truth value."""
-    return lambda v: isinstance(v, int | float) and not isinstance(v, bool) and low <= v <= high
-
-
-_FOLLOWED: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    "do_sample": ("true or false", lambda v: isinstance(v, bool)),
-    "temperature": ("a number from 0 to 100", _is_number(0, 100)),
-    "top_p": ("a number from 0 to 1", _is_number(0, 1)),
-    "top_k": ("a whole number", _is_whole),
-    "min_p": ("a number from 0 to 1", _is_number(0, 1)),
-    "repetition_penalty": ("a number from 0.01 to 100", _is_number(0.01, 100)),
+_FOLLOWED: dict[str, Kind] = {
+    "do_sample": SWITCH,
+    "temperature": number(0, 100),
+    "top_p": number(0, 1),
+    "top_k": _WHOLE,
+    "min_p": number(0, 1),
+    "repetition_penalty": number(0.01, 100),
 }
 """The settings of generation_config.json that SamplingDefaults holds, and what each may be."""
 
@@ -330,20 +324,22 @@ def _check_values(folder: Path, config: Mapping[str, Any], generation_config: Ma
     for name in _EXPERTS:
         there = config.get(name, 0)
         # With one expert or none the layers of some kinds are plain ones.
-        if _is_whole(used) and _is_whole(there) and 1 < there < used:
+        if _WHOLE.accepts(used) and _WHOLE.accepts(there) and 1 < there < used:
             raise ModelError(
                 f"{folder / 'config.json'}: num_experts_per_tok is {used}, and there are only {there} "
                 f"experts ({name}); fetch or correct the file."
             )
-    for name, (expected, accepts) in _FOLLOWED.items():
+    for name, kind in _FOLLOWED.items():
         value = generation_config.get(name)
-        if value is not None and not accepts(value):
+        try:
+            if value is not None:
+                kind.read_value(value)
+        except ValueError as e:
             raise ModelError(
-                f"{folder / 'generation_config.json'}: {name} must be {expected}, not {value!r}; fetch or "
-                "correct the file."
-            )
+                f"{folder / 'generation_config.json'}: {name} {e}; fetch or correct the file."
+            ) from None
     for file, source in (("generation_config.json", generation_config), ("config.json", config)):
-        if not all(map(_is_whole, _eos(source))):
+        if not all(map(_WHOLE.accepts, _eos(source))):
             raise ModelError(
                 f"{folder / file}: eos_token_id must be a token's number or a list of them, not "
                 f"{source['eos_token_id']!r}; fetch or correct the file."

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from ..locks import locked
 
 
 def read_state(file: Path) -> dict[str, str]:
@@ -24,7 +23,7 @@ def add_state(file: Path, key: str, value: str) -> None:
     """Remember one more. Raises OSError where that cannot be."""
     file = Path(os.path.realpath(file))  # where it is a link it stays one
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with _locked(file.parent):
+    with locked(file.parent, wait=True):  # another chat may add to it too
         if file.exists():
             file.read_bytes()  # what cannot be read must not be lost
         kept = {**read_state(file), key: value}
@@ -36,15 +35,3 @@ def add_state(file: Path, key: str, value: str) -> None:
             except OSError:
                 os.unlink(new.name)
                 raise
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Within, no other chat adds to a file in it, where the file system has locks."""
-    fd = os.open(folder, os.O_RDONLY)
-    try:
-        with suppress(OSError):
-            fcntl.flock(fd, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(fd)  # which unlocks it
